@@ -1,0 +1,46 @@
+import { fileURLToPath } from 'node:url'
+import { defineConfig } from 'vitest/config'
+
+const shared = fileURLToPath(new URL('./packages/shared/src/', import.meta.url))
+const alias = [{ find: /^@isula-build\/shared\/(.*)\.js$/, replacement: `${shared}$1.ts` }]
+
+export default defineConfig({
+  test: {
+    // Most tests wait for processes of their own; more than this many at once would only slow each other down.
+    maxWorkers: 2,
+    projects: [
+      {
+        resolve: { alias },
+        test: {
+          name: 'unit',
+          include: ['packages/**/*.test.ts', 'test/*.test.ts', 'test/suites/**/*.test.ts'],
+          testTimeout: 30_000,
+        },
+      },
+      {
+        // What reads bytes of strangers: a minute of random ones each, at once, when all else is done.
+        resolve: { alias },
+        test: {
+          name: 'fuzz',
+          include: [
+            'packages/shared/src/dockerfile/fuzz.test.ts',
+            'packages/shared/src/rpc/proto.test.ts',
+            'packages/builder-daemon/src/layer/tar/reader.test.ts',
+          ],
+          env: { ISULA_FUZZ_SECONDS: process.env['ISULA_FUZZ_SECONDS'] ?? '60' },
+          maxWorkers: 3,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        resolve: { alias },
+        test: {
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts', 'test/faults/**/*.test.ts'],
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
+        },
+      },
+    ],
+  },
+})
