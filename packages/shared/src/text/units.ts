@@ -1,0 +1,37 @@
+const suffixes = ['B', 'KB', 'MB', 'GB', 'TB'] as const
+
+/** `2.13 MB`: three significant digits as C's `%.3g` prints them, and a unit of powers of `base`. */
+export function formatSize(bytes: number, base: 1000 | 1024): string {
+  let rest = bytes
+  let unit = 0
+  while (rest >= base && unit < suffixes.length - 1) {
+    rest /= base
+    unit++
+  }
+  return `${threeDigits(rest)} ${suffixes[unit]}`
+}
+
+/** `%.3g` of a number that is 0 or at least 1: half rounds to even, as the digits are exact. */
+function threeDigits(value: number): string {
+  if (value === 0) return '0'
+  const [mantissa = '', power = '0'] = value.toExponential(60).split('e')
+  const digits = mantissa.replace('.', '')
+  const half = `5${'0'.repeat(digits.length - 4)}`
+  const tail = digits.slice(3)
+  let head = Number(digits.slice(0, 3))
+  let exponent = Number(power)
+  if (tail > half || (tail === half && head % 2 === 1)) head++
+  if (head === 1000) {
+    head = 100
+    exponent++
+  }
+  const shown = String(head)
+  if (exponent >= 3) {
+    return `${trimZeros(`${shown[0]}.${shown.slice(1)}`)}e+${String(exponent).padStart(2, '0')}`
+  }
+  return trimZeros(`${shown.slice(0, exponent + 1)}.${shown.slice(exponent + 1)}`)
+}
+
+function trimZeros(text: string): string {
+  return text.replace(/\.?0*$/, '')
+}
