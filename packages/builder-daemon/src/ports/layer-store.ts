@@ -1,0 +1,65 @@
+import type { DiffId } from '@isula-build/shared/oci/digest.js'
+
+/** Random name of a layer directory (32 hex digits), never derived from input. */
+export type LayerId = string & { readonly __brand: 'LayerId' }
+
+export interface LayerRecord {
+  readonly id: LayerId
+  /** null until the layer was exported or hashed once. */
+  readonly diffId: DiffId | null
+  /** Bytes of the uncompressed layer tar, null while `diffId` is. */
+  readonly tarSize: number | null
+  /** The layer came from elsewhere: its tar headers are kept beside the files, to export it byte-identical. */
+  readonly keepsHeaders: boolean
+  /**
+   * The changeset was applied over parents that mattered (a hard link or an implied directory taken
+   * from them), so it may be shared only under exactly these: a digest of the parents' diff IDs. null = standalone.
+   */
+  readonly parentKey: string | null
+}
+
+/** A directory being filled. `upper` becomes the layer; `work` serves overlayfs; `extra` is thrown away. */
+export interface StagingLayer {
+  readonly id: string
+  readonly root: string
+  readonly upper: string
+  readonly work: string
+}
+
+/** What a lease protects from removal; dies with its operation or its daemon. */
+export interface Lease {
+  readonly id: string
+}
+
+export interface SealedLayer {
+  readonly diffId: DiffId | null
+  readonly tarSize: number | null
+  readonly keepsHeaders: boolean
+  readonly parentKey: string | null
+}
+
+export interface LayerStore {
+  acquireLease(owner: { readonly uid: number; readonly purpose: string }): Promise<Lease>
+  releaseLease(lease: Lease): Promise<void>
+  /** An empty staging directory, recorded so that recovery removes it when the daemon dies. */
+  stage(lease: Lease): Promise<StagingLayer>
+  /**
+   * Renames `staging/<id>` into `layers/` and records it, protected by `lease`. Its durability is that
+   * of the store (verified or strict). Files beside `upper` (tar headers) go along.
+   */
+  publish(staging: StagingLayer, sealed: SealedLayer, lease: Lease): Promise<LayerRecord>
+  /** Moves the staging directory to the trash; it is removed in the background. */
+  abandon(staging: StagingLayer): Promise<void>
+  /** A ready layer with this content that may be used over `parentKey`; protected by `lease` when found. */
+  findByDiffId(diffId: DiffId, parentKey: string, lease: Lease): Promise<LayerRecord | undefined>
+  /** Records what hashing found out later. */
+  setDiffId(id: LayerId, diffId: DiffId, tarSize: number): Promise<void>
+  /** Protects existing layers; fails with ISB_IMAGE_DAMAGED when one is damaged, after verifying suspects. */
+  hold(ids: readonly LayerId[], lease: Lease): Promise<readonly LayerRecord[]>
+  /** The files are not what the diff ID says: nothing uses the layer until its content is published again. */
+  reportDamage(id: LayerId): Promise<void>
+  /** `<dataroot>/layers/<id>`: holds `diff/` and, with kept headers, `headers.gz`. */
+  directory(id: LayerId): string
+  /** Short symbolic link relative to the data root (`l/XXXXXX`) for overlay mount options. */
+  shortLink(id: LayerId): string
+}

@@ -1,0 +1,190 @@
+import type { DiffId, Digest } from '@isula-build/shared/oci/digest.js'
+import type { CopyInput } from '../core/plan/plan.js'
+
+/**
+ * Jobs of the layer workers: synchronous work in a thread, one job at a time per thread. Parameters
+ * and results are structured-cloneable. A job that throws a BuilderError rejects with it. All
+ * directories are absolute; `lowers` are `diff` directories, top first.
+ */
+export interface LayerJobs {
+  /** Hashes an upper as a canonical layer tar. */
+  seal: { params: SealParams; result: SealResult }
+  /** Unpacks a layer tar into an empty upper, keeping its headers in `headersFile`. */
+  apply: { params: ApplyParams; result: ApplyResult }
+  /** Digest and size of a file or of a part of it, as stored. */
+  digest: { params: DigestParams; result: DigestResult }
+  /** Copies a compressed file (gzip, zstd, xz, bzip2) to `target`, decompressed. */
+  unpack: { params: UnpackParams; result: UnpackResult }
+  /** Folds changesets, bottom first, into one in an empty upper; files are linked, not copied. */
+  merge: { params: MergeParams; result: Record<never, never> }
+  /** Unpacks a plain tar, perhaps compressed, as a build context: no layer semantics, nothing outside `directory`. */
+  extract: { params: ExtractParams; result: Record<never, never> }
+  /** Writes the layer as a tar to `fd` at its current offset; checks the diff ID on the way. */
+  writeLayer: { params: WriteLayerParams; result: SealResult }
+  /** Executes a COPY or ADD into an empty upper, hashing the layer in the same pass. */
+  copy: { params: CopyParams; result: CopyResult }
+  /** Content digest of what a COPY or ADD would copy, without copying. */
+  digestSources: { params: CopyParams; result: { contentKey: string } }
+  /** mkdir -p inside the root; `created` false when nothing had to be made. */
+  makeDirectory: { params: MakeDirectoryParams; result: { created: boolean } & SealResult }
+  /** USER or --chown in the image's own passwd and group files. */
+  resolveUser: { params: ResolveUserParams; result: ResolveUserResult }
+}
+
+export interface SealParams {
+  readonly upper: string
+  /** Seconds since the epoch: every entry's mtime is set to it, on disk and in the tar. */
+  readonly fixedTime: number | undefined
+}
+export interface SealResult {
+  readonly diffId: DiffId
+  readonly tarSize: number
+  readonly entries: number
+}
+
+export interface ExtractParams {
+  /** Read from its start to its end; not closed. */
+  readonly fd: number
+  readonly directory: string
+}
+
+export interface MergeParams {
+  readonly diffs: readonly string[]
+  /** What the result will lie on, top first. */
+  readonly lowers: readonly string[]
+  readonly upper: string
+}
+
+export interface ApplyParams {
+  /** Read from here; the job does not close it. */
+  readonly fd: number
+  /** Absolute byte range in a seekable file, or undefined to read a stream to its end. */
+  readonly range: { readonly offset: number; readonly length: number } | undefined
+  readonly upper: string
+  readonly lowers: readonly string[]
+  readonly headersFile: string
+  /** Bytes of uncompressed tar allowed. */
+  readonly limit: number
+  readonly expectedDiffId: DiffId | undefined
+  /** Also find out whether a path comes twice. */
+  readonly findRepeats?: boolean
+}
+export interface ApplyResult extends SealResult {
+  /** A path came twice; false when nobody asked. */
+  readonly repeats: boolean
+  /** Some entry depended on the layers below (see LayerRecord.parentKey). */
+  readonly usedParents: boolean
+}
+
+export interface DigestParams {
+  /** A seekable file; the job neither closes it nor moves its offset. */
+  readonly fd: number
+  readonly range: { readonly offset: number; readonly length: number }
+}
+export interface DigestResult {
+  readonly digest: Digest
+  /** Bytes hashed; fewer than asked for when the file ends early. */
+  readonly size: number
+}
+
+export interface UnpackParams {
+  /** A seekable file; the job neither closes it nor moves its offset. */
+  readonly fd: number
+  readonly range: { readonly offset: number; readonly length: number }
+  /** Written at its own offset; not closed. */
+  readonly target: number
+  /** Bytes allowed to come out. */
+  readonly limit: number
+}
+export interface UnpackResult {
+  readonly size: number
+}
+
+export interface WriteLayerParams {
+  readonly layerDirectory: string
+  readonly keepsHeaders: boolean
+  readonly fd: number
+  readonly expectedDiffId: DiffId | undefined
+}
+
+/** Where a job reads sources: a directory below a descriptor, the helper of a user, or stacked layers. */
+export type SourceRoot =
+  | {
+      readonly access: 'direct' | 'helper'
+      readonly fd: number
+      /** The user whose file systems a job that reads here may have to wait for. */
+      readonly helperOf?: number | undefined
+    }
+  | { readonly access: 'layers'; readonly lowers: readonly string[] }
+
+export interface CopyParams {
+  readonly upper: string
+  readonly lowers: readonly string[]
+  readonly instruction: 'COPY' | 'ADD'
+  readonly inputs: readonly ResolvedCopyInput[]
+  readonly destination: string
+  readonly intoDirectory: boolean
+  readonly chown: string | undefined
+  readonly chmod: string | undefined
+  readonly link: boolean
+  readonly parents: boolean
+  readonly excludes: readonly string[]
+  readonly fixedTime: number | undefined
+}
+
+export type ResolvedCopyInput =
+  | {
+      readonly kind: 'tree'
+      readonly root: SourceRoot
+      readonly pattern: string
+      readonly unpack: boolean
+      /** Lines of the ignore file that applies, or [] . */
+      readonly ignore: readonly string[]
+      /** Name of the ignore file, for messages. */
+      readonly ignoreFile: string | undefined
+      /** True for the build context (owner becomes 0:0 unless --chown), false for images and stages. */
+      readonly isContext: boolean
+    }
+  | Extract<CopyInput, { kind: 'inline' }>
+  /** A downloaded URL: a file on disk, with the name it takes and its Last-Modified in seconds. */
+  | {
+      readonly kind: 'download'
+      readonly file: string
+      readonly name: string
+      readonly mtime: number | undefined
+      readonly unpack: boolean
+    }
+
+export interface CopyResult extends SealResult {
+  readonly contentKey: string
+}
+
+export interface MakeDirectoryParams {
+  readonly upper: string
+  readonly lowers: readonly string[]
+  readonly path: string
+  /** `user[:group]` that owns directories that are new; '' or one the image does not know = root. */
+  readonly user?: string | undefined
+  readonly fixedTime: number | undefined
+}
+
+export interface ResolveUserParams {
+  readonly lowers: readonly string[]
+  readonly user: string
+}
+export interface ResolveUserResult {
+  readonly uid: number
+  readonly gid: number
+  readonly additionalGids: readonly number[]
+  readonly home: string
+}
+
+export type JobName = keyof LayerJobs
+
+export interface LayerWorkers {
+  run<N extends JobName>(
+    job: N,
+    params: LayerJobs[N]['params'],
+    signal?: AbortSignal,
+  ): Promise<LayerJobs[N]['result']>
+}

@@ -1,0 +1,135 @@
+import { AT_FDCWD, checked, cString, lastErrno, libc, syscallNumber } from './libc.js'
+import { AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW } from './syscalls.js'
+import { SystemError } from './system-error.js'
+
+export type FileType = 'file' | 'directory' | 'symlink' | 'character' | 'block' | 'fifo' | 'socket'
+
+export interface FileStat {
+  readonly type: FileType
+  /** Permission bits with setuid, setgid and sticky (07777), without the type. */
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  readonly size: number
+  readonly nlink: number
+  /** As in stat(2), so equal to what `fs.fstatSync(fd, { bigint: true })` gives. */
+  readonly dev: bigint
+  readonly ino: bigint
+  readonly rdevMajor: number
+  readonly rdevMinor: number
+  readonly mtimeNs: bigint
+  readonly ctimeNs: bigint
+}
+
+/** A character device 0:0 is how overlayfs stores a deletion in an upper directory. */
+export function isWhiteoutDevice(stat: FileStat): boolean {
+  return stat.type === 'character' && stat.rdevMajor === 0 && stat.rdevMinor === 0
+}
+
+const statxCall = libc('int statx(int, const void *, int, uint, void *)')
+const BASIC_STATS = 0x7ff
+const record = Buffer.alloc(256)
+
+const types: readonly (FileType | undefined)[] = [
+  undefined,
+  'fifo',
+  'character',
+  undefined,
+  'directory',
+  undefined,
+  'block',
+  undefined,
+  'file',
+  undefined,
+  'symlink',
+  undefined,
+  'socket',
+]
+
+let knownMajor = -1
+let knownMinor = -1
+let knownDev = 0n
+
+function deviceNumber(major: number, minor: number): bigint {
+  if (major !== knownMajor || minor !== knownMinor) {
+    const high = BigInt(major)
+    const low = BigInt(minor)
+    knownDev =
+      ((high & 0xfffff000n) << 32n) | ((high & 0xfffn) << 8n) | ((low & 0xffffff00n) << 12n) | (low & 0xffn)
+    knownMajor = major
+    knownMinor = minor
+  }
+  return knownDev
+}
+
+function nanoseconds(offset: number): bigint {
+  return record.readBigInt64LE(offset) * 1_000_000_000n + BigInt(record.readUInt32LE(offset + 8))
+}
+
+// Offsets of struct statx, linux/stat.h.
+function decode(): FileStat {
+  const mode = record.readUInt16LE(28)
+  return {
+    type: types[mode >> 12] ?? 'file',
+    mode: mode & 0o7777,
+    uid: record.readUInt32LE(20),
+    gid: record.readUInt32LE(24),
+    size: record.readUInt32LE(40) + record.readUInt32LE(44) * 0x1_0000_0000,
+    nlink: record.readUInt32LE(16),
+    dev: deviceNumber(record.readUInt32LE(136), record.readUInt32LE(140)),
+    ino: record.readBigUInt64LE(32),
+    rdevMajor: record.readUInt32LE(128),
+    rdevMinor: record.readUInt32LE(132),
+    mtimeNs: nanoseconds(112),
+    ctimeNs: nanoseconds(96),
+  }
+}
+
+/** Does not follow a symbolic link at `path` unless `flags` is 0. */
+export function fstatat(dirfd: number, path: string, flags = AT_SYMLINK_NOFOLLOW): FileStat {
+  checked(statxCall(dirfd, cString(path, 'statx'), flags, BASIC_STATS, record), 'statx', path)
+  return decode()
+}
+
+/** Like `fstatat`, but undefined when there is no such entry. */
+export function lstatIfExists(dirfd: number, path: string): FileStat | undefined {
+  if (statxCall(dirfd, cString(path, 'statx'), AT_SYMLINK_NOFOLLOW, BASIC_STATS, record) < 0) {
+    const errno = lastErrno()
+    if (errno === 2) return undefined
+    throw new SystemError(errno, 'statx', path)
+  }
+  return decode()
+}
+
+/** Of any descriptor, O_PATH ones too. */
+export function fstat(fd: number): FileStat {
+  checked(statxCall(fd, cString('', 'statx'), AT_EMPTY_PATH, BASIC_STATS, record), 'statx')
+  return decode()
+}
+
+/** Follows symbolic links; for paths the daemon itself made. */
+export function statPath(path: string): FileStat {
+  return fstatat(AT_FDCWD, path, 0)
+}
+
+const getdents = libc('long syscall(long, long, void *, long)')
+const lseek = libc('int64_t lseek(int, int64_t, int)')
+const entries = Buffer.allocUnsafeSlow(65536)
+
+/** Names in the open directory (not O_PATH) but `.` and `..`, as latin1 bytes, in no particular order. */
+export function readDirectory(fd: number): string[] {
+  checked(lseek(fd, 0, 0), 'lseek')
+  const names: string[] = []
+  const number = syscallNumber(217, 61)
+  for (;;) {
+    const filled = checked(getdents(number, fd, entries, entries.length), 'getdents64')
+    if (filled === 0) return names
+    for (let at = 0; at < filled; ) {
+      const length = entries.readUInt16LE(at + 16)
+      const end = entries.indexOf(0, at + 19)
+      const name = entries.toString('latin1', at + 19, end)
+      if (name !== '.' && name !== '..') names.push(name)
+      at += length
+    }
+  }
+}
