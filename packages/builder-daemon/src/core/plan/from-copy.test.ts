@@ -1,0 +1,127 @@
+import { describe, expect, test } from 'vitest'
+import type { CopyVertex } from './plan.js'
+import { copies, historyTexts, planFailure, planLines } from './plan-fixture.js'
+
+async function copy(...lines: string[]): Promise<CopyVertex> {
+  const vertex = copies(await planLines(['FROM scratch', ...lines])).at(-1)
+  if (vertex === undefined) throw new Error('no COPY was planned')
+  return vertex
+}
+
+const checksum = `sha256:${'ab'.repeat(32)}`
+
+describe('COPY and ADD', () => {
+  test.each([
+    ['/x', 'x', false],
+    ['/x/', 'x', true],
+    ['x', 'w/x', false],
+    ['.', 'w', true],
+    ['./', 'w', true],
+    ['/', '', true],
+    ['../..', '', true],
+    ['/a/../b/.', 'b', true],
+  ])('the destination %s below /w is %s', async (written, destination, intoDirectory) => {
+    expect(await copy('WORKDIR /w', `COPY a ${written}`)).toMatchObject({ destination, intoDirectory })
+  })
+
+  test('several sources need a directory', async () => {
+    expect((await copy('COPY a b /d/')).inputs).toHaveLength(2)
+    const error = await planFailure(['FROM scratch', 'COPY a b /d'])
+    expect(error).toMatchObject({ code: 'ISB_DOCKERFILE_SYNTAX', hint: 'Write `/d/`.' })
+    expect(error.details.source?.start).toEqual({ line: 2, column: 9 })
+  })
+
+  test('names become bytes, flags are expanded', async () => {
+    const vertex = await copy(
+      'ARG o=1:2 m=u+rX',
+      'COPY --chown=$o --chmod=$m --link --parents --exclude=*.ö ü /d/',
+    )
+    expect(vertex).toMatchObject({
+      chown: '1:2',
+      chmod: 'u+rX',
+      link: true,
+      parents: true,
+      excludes: ['*.Ã¶'],
+      inputs: [{ kind: 'context', context: '', pattern: 'Ã¼', unpack: false }],
+    })
+  })
+
+  test('ADD extracts local archives and keeps downloaded ones, unless told', async () => {
+    expect((await copy('ADD a.tar /')).inputs).toMatchObject([{ unpack: true }])
+    expect((await copy('ADD --unpack=false a.tar /')).inputs).toMatchObject([{ unpack: false }])
+    expect((await copy('ADD https://h/a.tar /')).inputs).toEqual([
+      { kind: 'url', url: 'https://h/a.tar', checksum: undefined, unpack: false },
+    ])
+    expect((await copy('ADD --unpack=true https://h/a.tar /')).inputs).toMatchObject([{ unpack: true }])
+  })
+
+  test('a checksum is expanded and checked', async () => {
+    expect((await copy(`ARG s=${checksum}`, 'ADD --checksum=$s http://h/a /')).inputs).toMatchObject([
+      { checksum },
+    ])
+    for (const line of [
+      `ADD --checksum=${checksum} a /`,
+      `ADD --checksum=${checksum} http://h/a http://h/b /`,
+      'ADD --checksum=md5:abc http://h/a /',
+    ]) {
+      expect((await planFailure(['FROM scratch', line])).message).toContain('checksum')
+    }
+  })
+
+  test('COPY takes no URL, and nothing takes a git repository', async () => {
+    expect((await planFailure(['FROM scratch', 'COPY http://h/a /'])).message).toContain('URL')
+    for (const source of ['git@github.com:a/b.git', 'https://u:p@h/a.git#v1', 'git://h/a', 'ssh://h/a']) {
+      const error = await planFailure(['FROM scratch', `ADD ${source} /`])
+      expect(error.code).toBe('ISB_UNSUPPORTED')
+      expect(error.message).not.toContain('u:p@')
+    }
+  })
+
+  test('here-documents are files, expanded unless their name is quoted', async () => {
+    const lines = ['COPY <<a <<"b" /d/', 'x=$V "q"', 'a', 'x=$V', 'b']
+    expect((await copy('ARG V=1', ...lines)).inputs).toEqual([
+      { kind: 'inline', name: 'a', content: 'x=1 "q"\n' },
+      { kind: 'inline', name: 'b', content: 'x=$V\n' },
+    ])
+  })
+
+  test.each(['0755', '7777', 'u+x', 'a=rwX,go-w', '=', 'u=g', 'ug+rs+t'])(
+    '--chmod=%s is good',
+    async (mode) => {
+      expect((await copy(`COPY --chmod=${mode} a /b`)).chmod).toBe(mode)
+    },
+  )
+
+  test.each(['bogus', '10000', '08', 'u', 'x+', 'u+x,', '0o7', '-1'])(
+    '--chmod=%s is refused',
+    async (mode) => {
+      const error = await planFailure(['FROM scratch', `COPY --chmod=${mode} a /b`])
+      expect(error.message).toContain('chmod')
+      expect(error.details.source?.start.line).toBe(2)
+    },
+  )
+
+  test.each(['a:b:c', ':g', '"a b"'])('--chown=%s is refused', async (owner) => {
+    const error = await planFailure(['FROM scratch', `ARG o=${owner}`, 'COPY --chown=$o a /b'])
+    expect(error.message).toContain('chown')
+  })
+
+  test('history names what was copied, without credentials', async () => {
+    const plan = await planLines([
+      'FROM scratch',
+      'COPY --chown=1 a b /d/',
+      'ADD https://user:secret@h/f /',
+      'COPY <<x /',
+      'x',
+    ])
+    expect(historyTexts(plan)).toEqual([
+      'COPY --chown=1 a b /d/ # buildkit',
+      'ADD https://h/f / # buildkit',
+      'COPY <<x / # buildkit',
+    ])
+  })
+
+  test('scratch as a source is an empty file system', async () => {
+    expect((await copy('COPY --from=scratch a /b')).inputs).toMatchObject([{ kind: 'vertex', vertex: null }])
+  })
+})
