@@ -1,0 +1,131 @@
+import { closeSync, openSync, readSync } from 'node:fs'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
+import { lgetxattr, llistxattr, pathBelow } from '../../system/extended-attributes.js'
+import { type FileStat, fstat, lstatIfExists, readDirectory } from '../../system/file-stat.js'
+import { lastOf, openCanonical, parentOf } from '../../system/rooted.js'
+import { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, openat, readlinkat } from '../../system/syscalls.js'
+import { hasErrno } from '../../system/system-error.js'
+import { keepsXattr, type SourceEntry, type SourceFile, type SourceReader } from './source-reader.js'
+
+/** Reads below a directory this process may read; `close` closes what the reader opened, not `rootFd`. */
+export function createDirectReader(rootFd: number): SourceReader {
+  let cachedPath: string | undefined
+  let cachedFd = -1
+
+  function directory(path: string): number {
+    if (path !== cachedPath) {
+      const fd = openCanonical(rootFd, path, O_RDONLY)
+      close()
+      cachedPath = path
+      cachedFd = fd
+    }
+    return cachedFd
+  }
+
+  function close(): void {
+    if (cachedPath !== undefined) closeSync(cachedFd)
+    cachedPath = undefined
+  }
+
+  function stat(path: string): SourceEntry | undefined {
+    try {
+      if (path === '') return describe(directory(''), '.', '')
+      const name = lastOf(path)
+      return describe(directory(parentOf(path)), name, name)
+    } catch (error) {
+      if (hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return undefined
+      throw error
+    }
+  }
+
+  function list(path: string): SourceEntry[] {
+    const fd = directory(path)
+    const entries: SourceEntry[] = []
+    for (const name of readDirectory(fd).sort()) {
+      const entry = describe(fd, name, name)
+      if (entry !== undefined) entries.push(entry)
+    }
+    return entries
+  }
+
+  function open(path: string): SourceFile {
+    try {
+      const fd = openat(directory(parentOf(path)), lastOf(path), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      return openedFile(fd, path)
+    } catch (error) {
+      throw hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO') ? changed(path) : error
+    }
+  }
+
+  return { stat, list, prefetch: () => undefined, open, close }
+}
+
+function describe(dirfd: number, path: string, name: string): SourceEntry | undefined {
+  const stat = lstatIfExists(dirfd, path)
+  if (stat === undefined) return undefined
+  return entryOf(name, stat, {
+    link: stat.type === 'symlink' ? readlinkat(dirfd, path) : '',
+    xattrs: readXattrs(pathBelow(dirfd, path)),
+  })
+}
+
+export function entryOf(
+  name: string,
+  stat: FileStat,
+  more: { readonly link: string; readonly xattrs: SourceEntry['xattrs'] },
+): SourceEntry {
+  const shared = stat.nlink > 1 && stat.type !== 'directory'
+  return {
+    name,
+    type: stat.type,
+    mode: stat.mode,
+    uid: stat.uid,
+    gid: stat.gid,
+    size: stat.size,
+    mtimeNs: stat.mtimeNs,
+    inode: shared ? `${stat.dev}:${stat.ino}` : undefined,
+    rdevMajor: stat.rdevMajor,
+    rdevMinor: stat.rdevMinor,
+    link: more.link,
+    xattrs: more.xattrs,
+  }
+}
+
+const noXattrs: SourceEntry['xattrs'] = []
+
+export function readXattrs(path: string): SourceEntry['xattrs'] {
+  const names = llistxattr(path)
+  if (names.length === 0) return noXattrs
+  const xattrs: [string, string][] = []
+  for (const name of names) {
+    const value = keepsXattr(name) ? lgetxattr(path, name) : undefined
+    if (value !== undefined) xattrs.push([name, value.toString('latin1')])
+  }
+  return xattrs.sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
+/** Takes over the descriptor, and closes it when it is no regular file. */
+export function openedFile(fd: number, path: string): SourceFile {
+  const stat = fstat(fd)
+  if (stat.type !== 'file') {
+    closeSync(fd)
+    throw changed(path)
+  }
+  return {
+    size: stat.size,
+    mtimeNs: stat.mtimeNs,
+    read: (buffer) => readSync(fd, buffer, 0, buffer.length, null),
+    finish: () => fstat(fd),
+    close: () => closeSync(fd),
+  }
+}
+
+/** A file of the daemon's own. */
+export function openLocalFile(path: string): SourceFile {
+  return openedFile(openSync(path, 'r'), path)
+}
+
+export function changed(path: string): BuilderError {
+  return new BuilderError('ISB_CONTEXT_CHANGED', `/${textOfBytes(path)} changed while it was copied`)
+}

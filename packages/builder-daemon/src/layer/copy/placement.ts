@@ -1,0 +1,195 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
+import type { CopyParams } from '../../ports/layer-worker.js'
+import { parentOf } from '../../system/rooted.js'
+import type { ModeChange } from './chmod.js'
+import { type ContentRecord, recordOf } from './content-log.js'
+import {
+  type Content,
+  type Destination,
+  type DirectoryNode,
+  type Inode,
+  type Metadata,
+  type Owner,
+  pathOf,
+} from './destination.js'
+import { joinPath, type SourceEntry, type SourceReader } from './source-reader.js'
+import { type SourceItem, type SourceVisitor, walkSource } from './source-walk.js'
+import type { MatchedSource } from './sources.js'
+
+export interface PlacementRules {
+  readonly params: CopyParams
+  /** `--chown`, resolved. */
+  readonly owner: Owner | undefined
+  readonly chmod: ModeChange | undefined
+  /** Time of what the instruction makes itself. */
+  readonly now: bigint
+}
+
+export interface Placement {
+  place(source: MatchedSource): void
+  placeFile(name: string, file: { readonly metadata: Metadata; readonly content: Content }): Inode
+  /** The directory that an archive is unpacked into: the destination itself, whatever its spelling. */
+  archiveRoot(): DirectoryNode
+}
+
+/** Called for everything that is placed, in the order of the sources. */
+export type RecordContent = (record: ContentRecord, inode: Inode | undefined) => void
+
+/**
+ * Decides where sources go: BuildKit's rules (its `File` op of COPY and ADD, and the copier of
+ * fsutil below it). The content of a source directory goes into the destination; an existing
+ * directory keeps its mode and owner at the top and takes the source's below.
+ */
+export function createPlacement(
+  destination: Destination,
+  rules: PlacementRules,
+  record: RecordContent,
+): Placement {
+  const { params } = rules
+  const madeDirectory: Metadata = {
+    mode: 0o755,
+    uid: rules.owner?.uid ?? 0,
+    gid: rules.owner?.gid ?? 0,
+    mtimeNs: rules.now,
+    xattrs: [],
+  }
+
+  /** The destination with its links followed, its parents made. */
+  function prepare(): string {
+    const ensured = params.intoDirectory ? params.destination : parentOf(params.destination)
+    destination.makeDirectories(destination.resolve(ensured), madeDirectory)
+    return destination.resolve(params.destination)
+  }
+
+  function fileTarget(name: string): { readonly parent: DirectoryNode; readonly name: string } {
+    const target = prepare()
+    const existing = destination.lookup(target)
+    if (existing?.kind === 'directory') return { parent: existing, name }
+    return {
+      parent: destination.makeDirectories(parentOf(target), madeDirectory),
+      name: target.slice(target.lastIndexOf('/') + 1),
+    }
+  }
+
+  function put(parent: DirectoryNode, name: string, inode: Inode): void {
+    if (destination.child(parent, name)?.kind === 'directory') {
+      throw copyFailed(`cannot replace directory ${shown(parent, name)} with a file`)
+    }
+    destination.put(parent, name, inode)
+  }
+
+  function place(source: MatchedSource): void {
+    const writer = createWriter(source)
+    if (source.entry.type !== 'directory') {
+      const { parent, name } = fileTarget(source.name)
+      writer.visitor.file(parent, { entry: { ...source.entry, name }, path: source.path, relative: '' })
+      return
+    }
+    const top = destination.makeDirectories(prepare(), madeDirectory)
+    top.metadata = { ...top.metadata, mtimeNs: source.entry.mtimeNs }
+    destination.write(top)
+    const { selection } = source
+    walkSource(source.view, { path: source.path, place: top }, { selection, visitor: writer.visitor })
+  }
+
+  function createWriter(source: MatchedSource): { readonly visitor: SourceVisitor<DirectoryNode> } {
+    const inodes = new Map<string, { readonly inode: Inode; readonly path: string }>()
+    const keepsOwner = !source.input.isContext
+    function metadataOf(entry: SourceEntry): Metadata {
+      const isLink = entry.type === 'symlink'
+      const mode =
+        isLink || rules.chmod === undefined ? entry.mode : rules.chmod(entry.mode, isDirectory(entry))
+      const uid = rules.owner?.uid ?? (keepsOwner ? entry.uid : 0)
+      const gid = rules.owner?.gid ?? (keepsOwner ? entry.gid : 0)
+      // One object less per file where the source says it all.
+      if (mode === entry.mode && uid === entry.uid && gid === entry.gid) return entry
+      return { mode, uid, gid, mtimeNs: entry.mtimeNs, xattrs: entry.xattrs }
+    }
+
+    function directory(parent: DirectoryNode, item: SourceItem, implied: boolean): DirectoryNode {
+      const { entry } = item
+      record(recordOf(source, item), undefined)
+      const existing = destination.child(parent, entry.name)
+      if (existing === undefined) return destination.makeDirectory(parent, entry.name, metadataOf(entry))
+      if (existing.kind !== 'directory') {
+        throw copyFailed(`cannot copy a directory to ${shown(parent, entry.name)}, which is not a directory`)
+      }
+      const metadata = metadataOf(entry)
+      existing.metadata = implied
+        ? { ...existing.metadata, mode: entry.mode }
+        : { ...metadata, xattrs: mergeXattrs(existing.metadata.xattrs, metadata.xattrs) }
+      destination.write(existing)
+      return existing
+    }
+
+    function file(parent: DirectoryNode, item: SourceItem): void {
+      const { entry } = item
+      const first = entry.inode === undefined ? undefined : inodes.get(entry.inode)
+      const inode = first?.inode ?? inodeOf(item, metadataOf(entry), source.view.reader)
+      const described = recordOf(source, item, first?.path)
+      if (entry.inode !== undefined && first === undefined) {
+        inodes.set(entry.inode, { inode, path: described.path })
+      }
+      record(described, inode)
+      put(parent, entry.name, inode)
+    }
+
+    return { visitor: { directory, file } }
+  }
+
+  return {
+    place,
+    placeFile(name, file) {
+      const target = fileTarget(name)
+      const inode: Inode = {
+        kind: 'inode',
+        type: 'file',
+        metadata: file.metadata,
+        link: '',
+        rdevMajor: 0,
+        rdevMinor: 0,
+        content: file.content,
+        size: undefined,
+        digest: undefined,
+        writtenAt: undefined,
+      }
+      put(target.parent, target.name, inode)
+      return inode
+    },
+    archiveRoot: () => destination.makeDirectories(destination.resolve(params.destination), madeDirectory),
+  }
+}
+
+function inodeOf({ entry, path }: SourceItem, metadata: Metadata, reader: SourceReader): Inode {
+  if (entry.type === 'directory' || entry.type === 'socket') throw new Error(`no inode for a ${entry.type}`)
+  return {
+    kind: 'inode',
+    type: entry.type,
+    metadata,
+    link: entry.link,
+    rdevMajor: entry.rdevMajor,
+    rdevMinor: entry.rdevMinor,
+    content: entry.type === 'file' ? { kind: 'source', reader, path, givesTime: true } : undefined,
+    size: undefined,
+    digest: undefined,
+    writtenAt: undefined,
+  }
+}
+
+function isDirectory(entry: SourceEntry): boolean {
+  return entry.type === 'directory'
+}
+
+function mergeXattrs(below: Metadata['xattrs'], above: Metadata['xattrs']): Metadata['xattrs'] {
+  if (below.length === 0) return above
+  return [...new Map([...below, ...above])].sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
+function shown(parent: DirectoryNode, name: string): string {
+  return `/${textOfBytes(joinPath(pathOf(parent), name))}`
+}
+
+function copyFailed(message: string): BuilderError {
+  return new BuilderError('ISB_COPY_FAILED', message)
+}

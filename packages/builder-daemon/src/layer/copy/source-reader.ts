@@ -1,0 +1,64 @@
+import type { FileType } from '../../system/file-stat.js'
+
+/** A file as `lstat` sees it, with what a layer keeps of it. */
+export interface SourceEntry {
+  /** Last component, bytes as latin1; '' for the root. */
+  readonly name: string
+  readonly type: FileType
+  /** The twelve permission bits. */
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  readonly size: number
+  readonly mtimeNs: bigint
+  /** Equal for two paths exactly when they are links to one inode; undefined for an inode with one name. */
+  readonly inode: string | undefined
+  readonly rdevMajor: number
+  readonly rdevMinor: number
+  /** Target of a symbolic link, bytes as latin1. */
+  readonly link: string
+  /** Sorted by name; values are bytes as latin1. */
+  readonly xattrs: readonly (readonly [string, string])[]
+}
+
+/** An opened regular file, read once from start to end. */
+export interface SourceFile {
+  /** Bytes, as of opening. */
+  readonly size: number
+  readonly mtimeNs: bigint
+  /** Fills `buffer` from its start; 0 at the end of the file. */
+  read(buffer: Uint8Array): number
+  /** What became of the file; called after the last read. */
+  finish(): { readonly size: number; readonly mtimeNs: bigint }
+  close(): void
+}
+
+/**
+ * Synchronous access to a tree of source files. Paths are rooted byte paths; a symbolic link in any
+ * component is never followed, so whoever replaces a directory by a link under our feet gains nothing.
+ */
+export interface SourceReader {
+  /** undefined when the path, or a directory on the way, does not exist. */
+  stat(path: string): SourceEntry | undefined
+  /** The children of a directory, sorted by name bytes. */
+  list(path: string): SourceEntry[]
+  /** A hint that these regular files are opened next, in this order. */
+  prefetch(paths: readonly string[]): void
+  open(path: string): SourceFile
+  close(): void
+}
+
+/**
+ * Attributes that belong into a layer: those of tarsum v1 (`security.capability`, and all but
+ * `security.*` and `system.*`), without the bookkeeping of overlayfs.
+ */
+export function keepsXattr(name: string): boolean {
+  if (name === 'security.capability') return true
+  if (name.startsWith('trusted.overlay.') || name.startsWith('user.overlay.')) return false
+  return !name.startsWith('security.') && !name.startsWith('system.')
+}
+
+export function joinPath(directory: string, name: string): string {
+  if (name === '') return directory
+  return directory === '' ? name : `${directory}/${name}`
+}

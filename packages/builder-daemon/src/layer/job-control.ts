@@ -1,0 +1,8 @@
+/** How a synchronous job learns that nobody wants its result any more. */
+export interface JobControl {
+  /** Fails with ISB_CANCELLED once the job was aborted. Cheap: to be called per file and per chunk. */
+  check(): void
+}
+
+/** For jobs that run to their end. */
+export const uncontrolled: JobControl = { check() {} }
