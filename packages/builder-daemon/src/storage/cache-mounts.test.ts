@@ -1,0 +1,168 @@
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { CacheMount, CacheMounts } from '../ports/cache-mounts.js'
+import { createCacheMounts } from './cache-mounts.js'
+
+type Request = Parameters<CacheMounts['acquire']>[1]
+
+const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+const never = new AbortController().signal
+let dataRoot = ''
+let mounts: CacheMounts
+
+beforeEach(() => {
+  dataRoot = mkdtempSync(join(tmpdir(), 'isula-cache-mounts-'))
+  mounts = createCacheMounts(dataRoot)
+})
+afterEach(() => rmSync(dataRoot, { recursive: true, force: true }))
+
+function acquire(
+  id: string,
+  sharing: Request['sharing'],
+  more: { uid?: number; signal?: AbortSignal; mode?: number } = {},
+): Promise<CacheMount> {
+  const { uid = 7, signal = never, mode = 0o755 } = more
+  return mounts.acquire(uid, { id, sharing, mode, ...owner }, signal)
+}
+
+/** Whether it settles while everything that can happen by itself happens. */
+async function waits(promise: Promise<unknown>): Promise<boolean> {
+  return (await Promise.race([promise.then(() => 'settled'), sleep(30, 'waiting')])) === 'waiting'
+}
+
+async function seed(id: string): Promise<string> {
+  const mount = await acquire(id, 'shared')
+  mount.seeded()
+  await mount.release()
+  return mount.path
+}
+
+test('a seeded directory is found again, also by another daemon', async () => {
+  const path = await seed('a')
+  writeFileSync(join(path, 'content'), 'x')
+  for (const again of [mounts, createCacheMounts(dataRoot)]) {
+    const mount = await again.acquire(7, { id: 'a', sharing: 'shared', mode: 0o700, ...owner }, never)
+    expect([mount.path, mount.fresh]).toEqual([path, false])
+    expect(existsSync(join(path, 'content'))).toBe(true)
+    await mount.release()
+  }
+})
+
+test('a new directory has mode and owner, below parents that are closed', async () => {
+  const mount = await acquire('a', 'locked', { mode: 0o1777 })
+  const { mode, uid, gid } = statSync(mount.path)
+  expect([mode & 0o7777, uid, gid, mount.fresh]).toEqual([0o1777, owner.uid, owner.gid, true])
+  expect(statSync(dirname(mount.path)).mode & 0o7777).toBe(0o700)
+})
+
+test('users and ids are apart, and no id names a path', async () => {
+  const ids = ['a', 'A', '../../escape', '/', 'x'.repeat(5000), '']
+  const made = await Promise.all([
+    ...ids.map((id) => acquire(id, 'shared')),
+    acquire('a', 'shared', { uid: 8 }),
+  ])
+  expect(new Set(made.map(({ path }) => path)).size).toBe(made.length)
+  for (const { path } of made) {
+    expect(relative(join(dataRoot, 'cache-mounts'), path)).toMatch(/^[78]\/[0-9a-f]{64}$/)
+  }
+})
+
+test('many share a directory', async () => {
+  await seed('a')
+  const [one, two] = await Promise.all([acquire('a', 'shared'), acquire('a', 'shared')])
+  expect(one.path).toBe(two.path)
+})
+
+test('locked users take turns, in the order of their coming', async () => {
+  await seed('a')
+  const first = await acquire('a', 'locked')
+  const order: string[] = []
+  const second = acquire('a', 'locked').then((mount) => {
+    order.push('second')
+    return mount
+  })
+  const third = acquire('a', 'shared').then((mount) => {
+    order.push('third')
+    return mount
+  })
+  expect(await waits(second)).toBe(true)
+  await first.release()
+  await (await second).release()
+  await (await third).release()
+  expect(order).toEqual(['second', 'third'])
+})
+
+test('locked waits for all who share', async () => {
+  await seed('a')
+  const sharing = [await acquire('a', 'shared'), await acquire('a', 'shared')]
+  const locked = acquire('a', 'locked')
+  await sharing[0]?.release()
+  expect(await waits(locked)).toBe(true)
+  await sharing[1]?.release()
+  await (await locked).release()
+})
+
+test('private never waits: it gets a directory of its own, which goes away', async () => {
+  await seed('a')
+  const first = await acquire('a', 'private')
+  const second = await acquire('a', 'private')
+  expect([first.fresh, second.fresh]).toEqual([false, true])
+  expect(second.path).not.toBe(first.path)
+  await second.release()
+  expect(existsSync(second.path)).toBe(false)
+  await first.release()
+  expect((await acquire('a', 'private')).path).toBe(first.path)
+})
+
+test('who waits can be cancelled, and does not disturb the others', async () => {
+  await seed('a')
+  const holder = await acquire('a', 'locked')
+  const impatient = new AbortController()
+  const cancelled = acquire('a', 'locked', { signal: impatient.signal })
+  const patient = acquire('a', 'locked')
+  impatient.abort()
+  await expect(cancelled).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+  await holder.release()
+  await (await patient).release()
+})
+
+test('nobody looks into a directory that is being seeded', async () => {
+  const first = await acquire('a', 'shared')
+  const second = acquire('a', 'shared')
+  expect(await waits(second)).toBe(true)
+  first.seeded()
+  const mount = await second
+  expect([mount.path, mount.fresh]).toEqual([first.path, false])
+  const locked = acquire('a', 'locked')
+  await first.release()
+  expect(await waits(locked)).toBe(true)
+  await mount.release()
+  await (await locked).release()
+})
+
+test('a directory that was not seeded to its end is made anew', async () => {
+  const first = await acquire('a', 'shared')
+  writeFileSync(join(first.path, 'half'), '')
+  const waiting = acquire('a', 'shared')
+  await first.release()
+  const second = await waiting
+  expect([second.path, second.fresh]).toEqual([first.path, true])
+  expect(existsSync(join(second.path, 'half'))).toBe(false)
+  const later = await createCacheMounts(dataRoot).acquire(
+    7,
+    { id: 'a', sharing: 'locked', mode: 0o755, ...owner },
+    never,
+  )
+  expect(later.fresh).toBe(true)
+})
+
+test('a directory that cannot be made locks nobody out', async () => {
+  mkdirSync(join(dataRoot, 'cache-mounts'))
+  writeFileSync(join(dataRoot, 'cache-mounts/7'), 'in the way')
+  await expect(acquire('a', 'locked')).rejects.toThrow(/EEXIST|ENOTDIR/)
+  rmSync(join(dataRoot, 'cache-mounts/7'))
+  expect((await acquire('a', 'locked')).fresh).toBe(true)
+})

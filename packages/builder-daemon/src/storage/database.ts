@@ -1,0 +1,99 @@
+import BetterSqlite from 'better-sqlite3'
+import type { Logger } from '../ports/logger.js'
+import { storeFailure } from './failure.js'
+import type { Layout } from './layout.js'
+import { configureConnection } from './schema.js'
+import { openThread } from './thread.js'
+import type { BackupPolicy } from './thread-messages.js'
+import type { WriteName, WriteParams, WriteResult } from './writes/table.js'
+import { prepareStatements, type Statements } from './writes/transaction.js'
+
+export type { Statements } from './writes/transaction.js'
+
+/** The image database: one writer in a thread of its own, reads on the calling thread. */
+export interface Database {
+  /** Resolves after the commit. Concurrent writes share one; each fails alone. */
+  write<N extends WriteName>(name: N, params: WriteParams<N>): Promise<WriteResult<N>>
+  /** Quick look-ups; they see every write that was acknowledged. */
+  readonly read: Statements
+  /**
+   * Reads in pieces over one unchanging view of the database: `piece` gives undefined to go on after
+   * other work had a turn, anything else to end.
+   */
+  walk<T>(piece: (statements: Statements) => T | undefined): Promise<T>
+  /** Problems of the file itself; empty when it is sound. */
+  quickCheck(): Promise<readonly string[]>
+  /** Writes a backup now; gives its number. */
+  backup(): Promise<number>
+  close(): Promise<void>
+}
+
+export type BackupOptions = Omit<BackupPolicy, 'directory'>
+
+export const defaultBackups: BackupOptions = {
+  commits: 50,
+  maxAgeMs: 3_600_000,
+  minGapMs: 60_000,
+  keep: 3,
+}
+
+/** Opens a database that recovery has made sound. `entry` is the module that runs a store thread. */
+export async function openDatabase(
+  layout: Layout,
+  options: { readonly entry: URL; readonly backups: BackupOptions; readonly log: Logger },
+): Promise<Database> {
+  const thread = openThread(
+    options.entry,
+    { role: 'database', path: layout.database, backups: { ...options.backups, directory: layout.backups } },
+    (error) => options.log.warn('store.backup-failed', { error: error.message }),
+  )
+  const openReader = () => {
+    const connection = new BetterSqlite(layout.database, { readonly: true, fileMustExist: true })
+    configureConnection(connection)
+    return connection
+  }
+  const reader = openReader()
+  const walker = openReader()
+  const read = prepareStatements(reader)
+  const walkerStatements = prepareStatements(walker)
+  let walks: Promise<unknown> = Promise.resolve()
+
+  const walkNow = async <T>(piece: (statements: Statements) => T | undefined): Promise<T> => {
+    walker.exec('BEGIN')
+    try {
+      for (;;) {
+        const result = piece(walkerStatements)
+        if (result !== undefined) return result
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    } finally {
+      walker.exec('COMMIT')
+    }
+  }
+
+  const call = async (name: string, params: unknown): Promise<unknown> => {
+    try {
+      return await thread.call(name, params)
+    } catch (error) {
+      throw storeFailure(error, 'writing the image database')
+    }
+  }
+
+  return {
+    write: (name, params) => call(name, params) as Promise<WriteResult<typeof name>>,
+    read,
+    walk<T>(piece: (statements: Statements) => T | undefined): Promise<T> {
+      const walk = walks.then(() => walkNow(piece))
+      walks = walk.catch(() => undefined)
+      return walk
+    },
+    quickCheck: () => call('quickCheck', undefined) as Promise<readonly string[]>,
+    backup: () => call('backup', undefined) as Promise<number>,
+    async close() {
+      await walks
+      reader.close()
+      walker.close()
+      await thread.close()
+    },
+  }
+}

@@ -1,0 +1,233 @@
+import { rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { Clock } from '../ports/clock.js'
+import type { ImageRecord, ImageStore, ImageSummary, NewImage, RemovedName } from '../ports/image-store.js'
+import type { Lease } from '../ports/layer-store.js'
+import type { Logger } from '../ports/logger.js'
+import type { Database, Statements } from './database.js'
+import { attempt } from './failure.js'
+import { encodeImageFile, imageIdOf } from './image-file.js'
+import { layerRecord } from './layer-record.js'
+import type { Layout } from './layout.js'
+import { createSerial, type Serial } from './serial.js'
+import { createdAt, decodeStoredConfig } from './stored-config.js'
+import type { Trash } from './trash.js'
+import { exactImage, meantImage } from './writes/images.js'
+import { layersOfImage } from './writes/layers.js'
+
+export interface LocalImageStore extends ImageStore {
+  /**
+   * Removes images without a name (`rm -p`), of one owner or of all. Those in use by a running
+   * operation stay.
+   */
+  removeUnnamed(owner?: number): Promise<readonly RemovedName[]>
+}
+
+/** Listing rows per turn of the event loop; about a millisecond. */
+const pageRows = 500
+
+/** `repo:tag` without white space or control characters; the grammar of references is the caller's. */
+const localName = /^[^\s\p{Cc}]{1,512}:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/u
+
+function checkName(name: string): void {
+  if (!localName.test(name)) {
+    throw new BuilderError('ISB_REFERENCE_INVALID', `invalid image name ${JSON.stringify(name)}`)
+  }
+}
+
+interface ImageRow {
+  readonly id: string
+  readonly created_at: number
+  readonly size: number
+  readonly owner: number
+  readonly config: Uint8Array
+}
+
+function readImage(statements: Statements, id: string): ImageRecord | undefined {
+  const row = statements.get<ImageRow>(
+    'SELECT id, created_at, size, owner, config FROM images WHERE id = ?',
+    id,
+  )
+  if (row === undefined) return undefined
+  const layers = layersOfImage(statements, id)
+  return {
+    id,
+    configBytes: row.config,
+    config: decodeStoredConfig(row.config),
+    layers: layers.map(layerRecord),
+    names: statements
+      .all<{ name: string }>('SELECT name FROM names WHERE image_id = ? ORDER BY name', id)
+      .map(({ name }) => name),
+    createdAt: row.created_at,
+    size: row.size,
+    owner: row.owner,
+    damaged: layers.some((layer) => layer.state !== 'ready'),
+  }
+}
+
+interface ListedRow {
+  readonly id: string
+  readonly created_at: number
+  readonly size: number
+  readonly owner: number
+  readonly name: string | null
+}
+
+/** Newest first. Both tables are read from covering indexes, so configs stay on the disk. */
+const listPage = `
+  SELECT i.id, i.created_at, i.size, i.owner, n.name
+  FROM (SELECT id, created_at, size, owner FROM images
+        WHERE (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ${pageRows}) AS i
+  LEFT JOIN names AS n ON n.image_id = i.id
+  ORDER BY i.created_at DESC, i.id DESC, n.name`
+
+function appendRows(summaries: ImageSummary[], rows: readonly ListedRow[]): void {
+  let names: string[] = []
+  let last: string | undefined
+  for (const row of rows) {
+    if (row.id !== last) {
+      names = []
+      summaries.push({
+        id: row.id,
+        names,
+        createdAt: row.created_at,
+        size: row.size,
+        owner: row.owner,
+      })
+      last = row.id
+    }
+    if (row.name !== null) names.push(row.name)
+  }
+}
+
+export function createImageStore(deps: {
+  readonly layout: Layout
+  readonly database: Database
+  readonly trash: Trash
+  readonly clock: Clock
+  readonly log: Logger
+}): LocalImageStore & { readonly inMotion: Pick<Serial, 'has'> } {
+  const { layout, database, trash, clock, log } = deps
+  /** Keeps the file of an image in step with its row. */
+  const perImage = createSerial()
+
+  const get = async (idOrName: string): Promise<ImageRecord | undefined> => {
+    const id = exactImage(database.read, idOrName)
+    return id === undefined ? undefined : readImage(database.read, id)
+  }
+
+  const store = async (id: string, image: NewImage, lease: Lease): Promise<ImageRecord> => {
+    const config = decodeStoredConfig(image.configBytes)
+    const now = clock.now()
+    const created = createdAt(config) ?? now
+    const path = join(layout.blobs, id)
+    const { layers, names, owner, configBytes } = image
+    const isNew = exactImage(database.read, id) === undefined
+    // The file of an image that is there says whose it is, which storing it again does not change.
+    await attempt('storing an image', async () => {
+      if (!isNew) return
+      const bytes = encodeImageFile({ layers, names, owner, createdAt: created, storedAt: now, configBytes })
+      await writeFile(`${path}.tmp`, bytes, { mode: 0o600 })
+      await rename(`${path}.tmp`, path)
+    })
+    try {
+      await database.write('putImage', {
+        ...image,
+        id,
+        diffIds: config.rootfs.diff_ids,
+        createdAt: created,
+        leaseId: lease.id,
+        now,
+      })
+    } catch (error) {
+      if (isNew && exactImage(database.read, id) === undefined) await rm(path, { force: true })
+      throw error
+    }
+    const record = readImage(database.read, id)
+    if (record === undefined) throw new Error(`image ${id} vanished while it was leased`)
+    return record
+  }
+
+  const put = async (image: NewImage, lease: Lease): Promise<ImageRecord> => {
+    image.names.forEach(checkName)
+    const id = imageIdOf(image.configBytes)
+    return perImage.run(id, () => store(id, image, lease))
+  }
+
+  const resolve = async (reference: string, lease?: Lease): Promise<ImageRecord | undefined> => {
+    const id =
+      lease === undefined
+        ? meantImage(database.read, reference)
+        : await database.write('resolveImage', { reference, leaseId: lease.id })
+    return id === undefined ? undefined : readImage(database.read, id)
+  }
+
+  const list = (): Promise<readonly ImageSummary[]> => {
+    const summaries: ImageSummary[] = []
+    return database.walk((statements) => {
+      const last = summaries.at(-1)
+      const rows = statements.all<ListedRow>(
+        listPage,
+        last?.createdAt ?? Number.MAX_SAFE_INTEGER,
+        last?.id ?? '',
+      )
+      appendRows(summaries, rows)
+      return rows.length === 0 ? summaries : undefined
+    })
+  }
+
+  const tag = async (imageId: string, name: string, by = 0): Promise<void> => {
+    checkName(name)
+    await database.write('tagImage', { imageId, name, by })
+  }
+
+  const untag = (name: string, by = 0): Promise<void> => database.write('untagName', { name, by })
+
+  const removeNow = async (imageId: string, by = 0): Promise<RemovedName> => {
+    const { removed, retired } = await database.write('removeImage', { imageId, by })
+    if (!removed.removedImage) return removed
+    try {
+      await rm(join(layout.blobs, imageId), { force: true })
+    } catch (error) {
+      // The row is gone, so the next start takes the file for garbage.
+      log.warn('image.file-not-removed', { image: imageId, error: String(error) })
+    }
+    await trash.retire(retired)
+    return removed
+  }
+
+  const remove = (imageId: string, by?: number): Promise<RemovedName> =>
+    perImage.run(imageId, () => removeNow(imageId, by))
+
+  const removeUnnamed = async (owner?: number): Promise<readonly RemovedName[]> => {
+    const rows = database.read.all<{ id: string }>(
+      `SELECT id FROM images
+       WHERE id NOT IN (SELECT image_id FROM names) AND (? IS NULL OR owner = ?) ORDER BY created_at, id`,
+      owner ?? null,
+      owner ?? null,
+    )
+    const removed: RemovedName[] = []
+    for (const { id } of rows) {
+      const outcome = await perImage.run(id, async () => {
+        const named = database.read.get('SELECT 1 FROM names WHERE image_id = ?', id)
+        return named === undefined ? removeIdle(id) : undefined
+      })
+      if (outcome !== undefined) removed.push(outcome)
+    }
+    return removed
+  }
+
+  /** undefined when the image is in use, or already gone. */
+  const removeIdle = async (id: string): Promise<RemovedName | undefined> => {
+    try {
+      return await removeNow(id)
+    } catch (error) {
+      const spared = ['ISB_IMAGE_IN_USE', 'ISB_IMAGE_NOT_FOUND']
+      if (error instanceof BuilderError && spared.includes(error.code)) return undefined
+      throw error
+    }
+  }
+
+  return { put, get, resolve, list, tag, untag, remove, removeUnnamed, inMotion: perImage }
+}

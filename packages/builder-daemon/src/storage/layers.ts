@@ -1,0 +1,170 @@
+import { randomBytes } from 'node:crypto'
+import { chmod, mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { DiffId } from '@isula-build/shared/oci/digest.js'
+import type { Clock } from '../ports/clock.js'
+import type { LayerId, LayerRecord, LayerStore, Lease, StagingLayer } from '../ports/layer-store.js'
+import type { Logger } from '../ports/logger.js'
+import type { Database } from './database.js'
+import { attempt } from './failure.js'
+import type { Flusher } from './flusher.js'
+import { writeMeta } from './layer-meta.js'
+import { layerRecord } from './layer-record.js'
+import { type Layout, layerDirectory, linkName } from './layout.js'
+import { createPublisher } from './publish.js'
+import type { Trash } from './trash.js'
+import { type LayerRow, layerRow, layersByDiffId } from './writes/layers.js'
+
+export interface LayerStoreDeps {
+  readonly layout: Layout
+  readonly database: Database
+  readonly flusher: Flusher
+  readonly trash: Trash
+  readonly durability: 'verified' | 'strict'
+  readonly clock: Clock
+  readonly log: Logger
+  /** True when the layer may be used; see suspects.ts. */
+  readonly trusted: (row: LayerRow) => Promise<boolean>
+}
+
+/** What a look at the disk must not take for garbage, because its row is not committed yet; both change. */
+export interface LayersInMotion {
+  readonly layers: ReadonlySet<string>
+  readonly staging: { has(id: string): boolean }
+}
+
+interface Staged {
+  /** Failed flushes when it was made. */
+  readonly lossesBefore: number
+  givenUp: boolean
+}
+
+function randomId(): string {
+  return randomBytes(16).toString('hex')
+}
+
+export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly inMotion: LayersInMotion } {
+  const { layout, database, trash, trusted } = deps
+  const publisher = createPublisher(deps)
+  /** Until nothing of them is left in `staging/`. */
+  const staged = new Map<string, Staged>()
+
+  const acquireLease = async (owner: { uid: number; purpose: string }): Promise<Lease> => {
+    const id = randomId()
+    await database.write('acquireLease', { id, ...owner, now: deps.clock.now() })
+    return { id }
+  }
+
+  const releaseLease = async (lease: Lease): Promise<void> => {
+    const left = await database.write('releaseLease', { id: lease.id })
+    for (const id of left) {
+      const entry = staged.get(id)
+      if (entry !== undefined) entry.givenUp = true
+      // One that is being published is thrown away by its publisher.
+      if (!publisher.busy(id)) await discardStaging(id)
+    }
+  }
+
+  const discardStaging = async (id: string): Promise<void> => {
+    await attempt('removing a staging directory', () => trash.discard(join(layout.staging, id)))
+    staged.delete(id)
+  }
+
+  const stage = async (lease: Lease): Promise<StagingLayer> => {
+    const id = randomId()
+    const root = join(layout.staging, id)
+    const staging = { id, root, upper: join(root, 'upper'), work: join(root, 'work') }
+    staged.set(id, { lossesBefore: deps.flusher.losses(), givenUp: false })
+    try {
+      await database.write('addOp', { id, leaseId: lease.id })
+      await attempt('creating a staging directory', async () => {
+        await mkdir(root, { mode: 0o700 })
+        await mkdir(staging.upper)
+        // The upper's mode is the mode of `/` in the container, whatever the umask.
+        await chmod(staging.upper, 0o755)
+        await mkdir(staging.work, { mode: 0o700 })
+      })
+    } catch (error) {
+      await abandon(staging)
+      throw error
+    }
+    return staging
+  }
+
+  const abandon = async (staging: StagingLayer): Promise<void> => {
+    const entry = staged.get(staging.id)
+    if (entry === undefined || entry.givenUp) return
+    entry.givenUp = true
+    await discardStaging(staging.id)
+    await database.write('dropOp', { id: staging.id })
+  }
+
+  const publish: LayerStore['publish'] = async (staging, sealed, lease) => {
+    const entry = staged.get(staging.id)
+    if (entry === undefined || entry.givenUp) {
+      throw new BuilderError('ISB_CANCELLED', 'the staged layer was already given up')
+    }
+    try {
+      const record = await publisher.publish(staging, sealed, { lease, lossesBefore: entry.lossesBefore })
+      staged.delete(staging.id)
+      return record
+    } catch (error) {
+      if (entry.givenUp) staged.delete(staging.id)
+      throw error
+    }
+  }
+
+  const hold = async (ids: readonly LayerId[], lease: Lease): Promise<readonly LayerRecord[]> => {
+    if (ids.length === 0) return []
+    const rows = await database.write('holdLayers', { ids, leaseId: lease.id })
+    for (const row of rows) {
+      if (await trusted(row)) continue
+      throw new BuilderError('ISB_IMAGE_DAMAGED', `layer ${row.diff_id ?? row.id} is damaged`)
+    }
+    return rows.map(layerRecord)
+  }
+
+  const findByDiffId = async (
+    diffId: DiffId,
+    parentKey: string,
+    lease: Lease,
+  ): Promise<LayerRecord | undefined> => {
+    // Most often there is none, and that needs no write.
+    if (layersByDiffId(database.read, diffId, parentKey).length === 0) return undefined
+    const rows = await database.write('findByDiffId', { diffId, parentKey, leaseId: lease.id })
+    for (const row of rows) {
+      if (await trusted(row)) return layerRecord(row)
+    }
+    return undefined
+  }
+
+  const reportDamage = async (id: LayerId): Promise<void> => {
+    deps.log.error('layer.damaged', { layer: id, diffId: layerRow(database.read, id)?.diff_id })
+    await database.write('markDamaged', { ids: [id] })
+  }
+
+  const setDiffId = async (id: LayerId, diffId: DiffId, tarSize: number): Promise<void> => {
+    await trash.retire(await database.write('setDiffId', { id, diffId, tarSize }))
+    const row = layerRow(database.read, id)
+    if (row === undefined) return
+    await attempt('recording a diff ID', () =>
+      writeMeta(layerDirectory(layout, id), { ...layerRecord(row), publishedAt: deps.clock.now() }),
+    )
+  }
+
+  return {
+    acquireLease,
+    releaseLease,
+    stage,
+    publish,
+    abandon,
+    findByDiffId,
+    setDiffId,
+    hold,
+    reportDamage,
+    directory: (id) => layerDirectory(layout, id),
+    shortLink: (id) => `l/${linkName(id)}`,
+    inMotion: { layers: publisher.inMotion, staging: staged },
+  }
+}

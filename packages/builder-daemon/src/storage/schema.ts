@@ -1,0 +1,154 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { Database } from 'better-sqlite3'
+
+/**
+ * The database is the only truth of the store: a directory without a row is garbage, a row without its
+ * directory is damage. Columns named `*_at` are milliseconds since the epoch. An `epoch` counts daemon
+ * starts, so whatever carries an older one belonged to a daemon that is gone.
+ */
+const version1 = `
+  CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO meta (key, value) VALUES ('epoch', 0);
+
+  -- 'deleting': unreachable, its directory is on the way to the trash.
+  -- synced = 0: the files may still be in the page cache only.
+  CREATE TABLE layers (
+    id            TEXT PRIMARY KEY,
+    diff_id       TEXT,
+    tar_size      INTEGER,
+    keeps_headers INTEGER NOT NULL CHECK (keeps_headers IN (0, 1)),
+    parent_key    TEXT,
+    state         TEXT NOT NULL CHECK (state IN ('ready', 'damaged', 'deleting')),
+    synced        INTEGER NOT NULL CHECK (synced IN (0, 1)),
+    epoch         INTEGER NOT NULL,
+    published_at  INTEGER NOT NULL,
+    CHECK ((diff_id IS NULL) = (tar_size IS NULL))
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX layers_by_diff_id ON layers (diff_id) WHERE diff_id IS NOT NULL;
+  CREATE INDEX layers_not_ready ON layers (state) WHERE state <> 'ready';
+
+  CREATE TABLE images (
+    id         TEXT PRIMARY KEY,
+    created_at INTEGER NOT NULL,
+    stored_at  INTEGER NOT NULL,
+    size       INTEGER NOT NULL,
+    owner      INTEGER NOT NULL,
+    config     BLOB NOT NULL
+  ) STRICT;
+  CREATE INDEX images_listed ON images (created_at, id, size, owner);
+
+  CREATE TABLE image_layers (
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    layer_id TEXT NOT NULL REFERENCES layers (id),
+    PRIMARY KEY (image_id, position)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX image_layers_by_layer ON image_layers (layer_id);
+
+  CREATE TABLE names (
+    name     TEXT PRIMARY KEY,
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX names_by_image ON names (image_id, name);
+
+  CREATE TABLE leases (
+    id          TEXT PRIMARY KEY,
+    uid         INTEGER NOT NULL,
+    purpose     TEXT NOT NULL,
+    epoch       INTEGER NOT NULL,
+    acquired_at INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE TABLE lease_layers (
+    lease_id TEXT NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
+    layer_id TEXT NOT NULL REFERENCES layers (id) ON DELETE CASCADE,
+    PRIMARY KEY (lease_id, layer_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX lease_layers_by_layer ON lease_layers (layer_id);
+  CREATE TABLE lease_images (
+    lease_id TEXT NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    PRIMARY KEY (lease_id, image_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX lease_images_by_image ON lease_images (image_id);
+
+  -- Staging directories in use.
+  CREATE TABLE ops (
+    id       TEXT PRIMARY KEY,
+    lease_id TEXT NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
+    epoch    INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX ops_by_lease ON ops (lease_id);
+
+  CREATE TABLE cache_records (
+    record      INTEGER PRIMARY KEY,
+    uid         INTEGER NOT NULL,
+    static_key  TEXT NOT NULL,
+    content_key TEXT NOT NULL,
+    layer_id    TEXT REFERENCES layers (id) ON DELETE CASCADE,
+    stored_at   INTEGER NOT NULL,
+    used_at     INTEGER NOT NULL,
+    UNIQUE (uid, static_key, content_key)
+  ) STRICT;
+  CREATE INDEX cache_records_by_layer ON cache_records (layer_id);
+  CREATE INDEX cache_records_by_use ON cache_records (used_at);
+  CREATE TABLE cache_parts (
+    record   INTEGER NOT NULL REFERENCES cache_records (record) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    name     TEXT NOT NULL,
+    value    TEXT NOT NULL,
+    PRIMARY KEY (record, position)
+  ) STRICT, WITHOUT ROWID;
+`
+
+/** A name is whose it is, whatever user stored the image first. */
+const version2 = `
+  ALTER TABLE names ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;
+  UPDATE names SET owner = (SELECT owner FROM images WHERE id = image_id);
+`
+
+/** Step n brings a database of version n to version n + 1. Steps are only ever appended. */
+export const migrations: readonly string[] = [version1, version2]
+
+export function schemaVersion(db: Database): number {
+  return Number(db.pragma('user_version', { simple: true }))
+}
+
+/**
+ * Brings the database to the newest version, each step in its own transaction. Fails with
+ * ISB_UNSUPPORTED, changing nothing, when a newer isula-builder wrote it.
+ */
+export function migrate(db: Database, steps: readonly string[] = migrations): void {
+  const from = schemaVersion(db)
+  if (from > steps.length) {
+    throw new BuilderError(
+      'ISB_UNSUPPORTED',
+      `the image database ${db.name} has schema ${from}, this isula-builder knows up to ${steps.length}`,
+      { hint: 'Run the newer isula-builder that wrote it, or use another data root.' },
+    )
+  }
+  steps.slice(from).forEach((step, index) => {
+    db.transaction(() => {
+      db.exec(step)
+      db.pragma(`user_version = ${from + index + 1}`)
+    }).immediate()
+  })
+}
+
+/** Settings that every connection needs; they are not stored in the file. */
+export function configureConnection(db: Database): void {
+  db.pragma('busy_timeout = 10000')
+  db.pragma('foreign_keys = ON')
+  db.pragma('trusted_schema = OFF')
+}
+
+/** A writer: WAL, and a commit is on the disk before it is acknowledged. */
+export function configureWriter(db: Database): void {
+  configureConnection(db)
+  if (db.pragma('journal_mode = WAL', { simple: true }) !== 'wal') {
+    throw new Error(`${db.name}: write-ahead logging is not available`)
+  }
+  db.pragma('synchronous = FULL')
+}

@@ -1,0 +1,222 @@
+import { statfs } from 'node:fs/promises'
+import type { Clock } from '../ports/clock.js'
+import type { LayerStore } from '../ports/layer-store.js'
+import type { Logger } from '../ports/logger.js'
+import { createCacheIndex, type LocalCacheIndex } from './cache.js'
+import { checkStore, type Violation } from './check.js'
+import { type BackupOptions, type Database, defaultBackups, openDatabase } from './database.js'
+import { createFlusher, type Flusher } from './flusher.js'
+import { type CollectLimits, createCollector, defaultLimits, type Pruned } from './gc.js'
+import { createImageStore, type LocalImageStore } from './images.js'
+import { createLayerStore } from './layers.js'
+import { checkFileSystem, type Layout, layoutOf, makeDataRoot, prepareLayout } from './layout.js'
+import { type Lock, takeLock } from './lock.js'
+import { type RecoveryReport, recover, sweepTemporaries } from './recovery.js'
+import { createSuspects, type VerifyLayer } from './suspects.js'
+import { openThread, type StoreThread } from './thread.js'
+import { createTrash, type Trash } from './trash.js'
+
+export interface StoreOptions {
+  readonly dataRoot: string
+  readonly runRoot: string
+  /**
+   * `verified`: a layer is acknowledged before its files are flushed, and verified before its next use
+   * if the machine stops in between. `strict`: it is acknowledged when everything is flushed.
+   */
+  readonly durability: 'verified' | 'strict'
+  readonly verify: VerifyLayer
+  readonly log: Logger
+  readonly clock: Clock
+  /** Module that runs a store thread (`workers/database-worker`). */
+  readonly databaseWorker: URL
+  /** Written into the locks. */
+  readonly pid: number
+  readonly limits?: CollectLimits
+  readonly backups?: BackupOptions
+  /** How long published layers wait to be flushed together, ms. */
+  readonly flushDelayMs?: number
+  /** Time between two collections, ms; 0 for none. */
+  readonly collectEveryMs?: number
+}
+
+export interface Usage {
+  readonly images: number
+  readonly layers: number
+  /** Sum of the layer tars, as far as known, bytes. */
+  readonly layerBytes: number
+  /** Of these, what neither an image nor a lease uses, bytes. */
+  readonly reclaimableBytes: number
+  readonly cacheRecords: number
+  /** Removals that have not finished. */
+  readonly trash: number
+  /** Of the file system, for root, bytes. */
+  readonly freeBytes: number
+  readonly totalBytes: number
+}
+
+export interface Store extends AsyncDisposable {
+  readonly layers: LayerStore
+  readonly images: LocalImageStore
+  readonly cache: LocalCacheIndex
+  /** What the start found. */
+  readonly recovery: RecoveryReport
+  check(): Promise<Violation[]>
+  /** Removes every layer nobody uses, now. */
+  prune(): Promise<Pruned>
+  /** Removes what the limits allow; runs by itself every now and then. */
+  collect(): Promise<Pruned>
+  usage(): Promise<Usage>
+  backup(): Promise<number>
+  /** Waits for flushes and removals that are under way. */
+  settle(): Promise<void>
+  /** Flushes, closes the database and gives up the locks. */
+  close(): Promise<void>
+}
+
+function lockAll(layout: Layout, options: StoreOptions): Lock {
+  makeDataRoot(layout)
+  const data = takeLock(layout.lock, options.pid)
+  try {
+    const run = takeLock(`${options.runRoot}/isula-builder.lock`, options.pid)
+    return {
+      release() {
+        run.release()
+        data.release()
+      },
+    }
+  } catch (error) {
+    data.release()
+    throw error
+  }
+}
+
+/**
+ * Opens the store of a daemon: takes its locks, puts right what the last daemon left, and starts its
+ * threads. Fails with ISB_CONFIG_INVALID when the data root cannot hold a store, ISB_ALREADY_EXISTS
+ * when another daemon has it, ISB_UNSUPPORTED when a newer one wrote it.
+ */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const layout = layoutOf(options.dataRoot)
+  checkFileSystem(layout)
+  const lock = lockAll(layout, options)
+  try {
+    const began = performance.now()
+    prepareLayout(layout)
+    sweepTemporaries(layout)
+    const recovery = recover(layout, options.log, () => Math.round(performance.now() - began))
+    options.log.info('store.recovered', { ...recovery })
+    return await startStore(layout, options, recovery, lock)
+  } catch (error) {
+    lock.release()
+    throw error
+  }
+}
+
+function createStoreFlusher(thread: StoreThread, database: Database, options: StoreOptions): Flusher {
+  const { log } = options
+  return createFlusher({
+    thread,
+    delayMs: options.flushDelayMs ?? 1000,
+    onFlushed: (ids) =>
+      database
+        .write('markSynced', { ids })
+        .catch((error) => log.warn('store.not-marked', { layers: ids, error: String(error) })),
+    onLost: async (ids, cause) => {
+      log.error('store.flush-failed', { layers: ids, error: String(cause) })
+      if (ids.length === 0) return
+      // Unmarked, they are still verified after the next start.
+      await database
+        .write('markDamaged', { ids })
+        .catch((error) => log.error('store.not-marked', { layers: ids, error: String(error) }))
+    },
+  })
+}
+
+async function startStore(
+  layout: Layout,
+  options: StoreOptions,
+  recovery: RecoveryReport,
+  lock: Lock,
+): Promise<Store> {
+  const { log, clock, databaseWorker: entry } = options
+  const notice = (error: Error) => log.warn('store.thread', { error: error.message })
+  const flushThread = openThread(entry, { role: 'flush', dataRoot: layout.dataRoot }, notice)
+  const stop = new Int32Array(new SharedArrayBuffer(4))
+  const removeThread = openThread(entry, { role: 'remove', trash: layout.trash, stop }, notice)
+  // Its descriptor has to exist before the first write, to hear of every write error.
+  await flushThread.call('open', undefined)
+  const backups = options.backups ?? defaultBackups
+  const database = await openDatabase(layout, { entry, backups, log })
+
+  const flusher = createStoreFlusher(flushThread, database, options)
+  const trash = createTrash({ layout, thread: removeThread, stop, database, log })
+  const trusted = createSuspects({ layout, database, flusher, verify: options.verify, log })
+  const { durability } = options
+  const layers = createLayerStore({ layout, database, flusher, trash, durability, clock, log, trusted })
+  const images = createImageStore({ layout, database, trash, clock, log })
+  const cache = createCacheIndex({ database, clock, log })
+  const limits = options.limits ?? defaultLimits
+  const collector = createCollector({ database, trash, clock, log, limits })
+
+  trash.sweep()
+  const collectQuietly = () =>
+    collector.collect().catch((error) => log.warn('store.not-collected', { error: String(error) }))
+  const everyMs = options.collectEveryMs ?? 600_000
+  const timer = everyMs > 0 ? setInterval(collectQuietly, everyMs).unref() : undefined
+
+  const settle = async () => {
+    await flusher.idle()
+    await trash.idle()
+  }
+
+  let closing: Promise<void> | undefined
+  const close = async () => {
+    clearInterval(timer)
+    await flusher.idle()
+    const ended = await Promise.allSettled([trash.stop(), database.close(), flushThread.close()])
+    lock.release()
+    for (const end of ended) if (end.status === 'rejected') throw end.reason
+  }
+  const closeOnce = () => {
+    closing ??= close()
+    return closing
+  }
+
+  return {
+    layers,
+    images,
+    cache,
+    recovery,
+    check: () => checkStore({ layout, database, inMotion: { ...layers.inMotion, images: images.inMotion } }),
+    prune: collector.prune,
+    collect: collector.collect,
+    usage: () => usage(layout, database, trash),
+    backup: database.backup,
+    settle,
+    close: closeOnce,
+    [Symbol.asyncDispose]: closeOnce,
+  }
+}
+
+async function usage(layout: Layout, database: Database, trash: Trash): Promise<Usage> {
+  const count = (table: 'images' | 'cache_records') =>
+    database.read.get<{ n: number }>(`SELECT count(*) AS n FROM ${table}`)?.n ?? 0
+  const sums = database.read.get<{ n: number; bytes: number; unused: number }>(
+    `SELECT count(*) AS n, coalesce(sum(tar_size), 0) AS bytes,
+       coalesce(sum(tar_size) FILTER (
+         WHERE NOT EXISTS (SELECT 1 FROM image_layers WHERE layer_id = id)
+           AND NOT EXISTS (SELECT 1 FROM lease_layers WHERE layer_id = id)), 0) AS unused
+     FROM layers WHERE state <> 'deleting'`,
+  )
+  const disk = await statfs(layout.dataRoot)
+  return {
+    images: count('images'),
+    layers: sums?.n ?? 0,
+    layerBytes: sums?.bytes ?? 0,
+    reclaimableBytes: sums?.unused ?? 0,
+    cacheRecords: count('cache_records'),
+    trash: trash.pending(),
+    freeBytes: disk.bfree * disk.bsize,
+    totalBytes: disk.blocks * disk.bsize,
+  }
+}

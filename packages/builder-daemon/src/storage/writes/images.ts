@@ -1,0 +1,254 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { RemovedName } from '../../ports/image-store.js'
+import { layersOfImage, leaseLayer, markDeleting, requireReady } from './layers.js'
+import {
+  durable,
+  ordered,
+  reclaiming,
+  requireLease,
+  type Statements,
+  type Transaction,
+} from './transaction.js'
+
+export interface PutParams {
+  readonly id: string
+  readonly configBytes: Uint8Array
+  readonly diffIds: readonly string[]
+  readonly layers: readonly string[]
+  readonly names: readonly string[]
+  readonly owner: number
+  readonly createdAt: number
+  readonly leaseId: string
+  readonly now: number
+}
+
+/** A removal as committed; the directories of `retired` are still to be moved away. */
+export interface Removal {
+  readonly removed: RemovedName
+  readonly retired: readonly string[]
+}
+
+function imageExists(statements: Statements, id: string): boolean {
+  return statements.get('SELECT 1 FROM images WHERE id = ?', id) !== undefined
+}
+
+function requireImage(statements: Statements, id: string): void {
+  if (!imageExists(statements, id)) {
+    throw new BuilderError('ISB_IMAGE_NOT_FOUND', `no image ${id.slice(0, 12)} in the store`)
+  }
+}
+
+function imageOfName(statements: Statements, name: string): string | undefined {
+  return statements.get<{ image_id: string }>('SELECT image_id FROM names WHERE name = ?', name)?.image_id
+}
+
+/** The image by full ID or exact name. */
+export function exactImage(statements: Statements, idOrName: string): string | undefined {
+  return imageOfName(statements, idOrName) ?? (imageExists(statements, idOrName) ? idOrName : undefined)
+}
+
+/** What a user means: names before IDs, then a unique ID prefix (see ImageStore.resolve). */
+export function meantImage(statements: Statements, reference: string): string | undefined {
+  const named = imageOfName(statements, `${reference}:latest`) ?? imageOfName(statements, reference)
+  if (named !== undefined) return named
+  const hex = reference.startsWith('sha256:') ? reference.slice('sha256:'.length) : reference
+  if (!/^[0-9a-f]{1,64}$/.test(hex)) return undefined
+  const matches = statements.all<{ id: string }>(
+    'SELECT id FROM images WHERE id >= ? AND id < ? ORDER BY id LIMIT 2',
+    hex,
+    `${hex}g`,
+  )
+  if (matches.length > 1) {
+    throw new BuilderError('ISB_REFERENCE_INVALID', `image ID prefix "${reference}" is ambiguous`, {
+      hint: 'Give more digits of the image ID, or a name.',
+    })
+  }
+  return matches[0]?.id
+}
+
+interface NameRow {
+  readonly name: string
+  readonly image_id: string
+  readonly owner: number
+}
+
+const root = 0
+
+function nameRow(tx: Transaction, name: string): NameRow | undefined {
+  return tx.get<NameRow>('SELECT name, image_id, owner FROM names WHERE name = ?', name)
+}
+
+function giveName(tx: Transaction, name: string, imageId: string, by: number): void {
+  const held = nameRow(tx, name)
+  if (held !== undefined && held.owner !== by && by !== root) {
+    if (held.image_id === imageId) return
+    throw denied(by, `take the name "${name}"`, held.owner)
+  }
+  tx.run(
+    `INSERT INTO names (name, image_id, owner) VALUES (?, ?, ?)
+     ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, owner = excluded.owner`,
+    name,
+    imageId,
+    by,
+  )
+}
+
+function denied(by: number, what: string, owner: number): BuilderError {
+  return new BuilderError('ISB_PERMISSION_DENIED', `uid ${by} may not ${what}: it belongs to uid ${owner}`, {
+    hint: 'Ask its owner or root.',
+  })
+}
+
+/**
+ * What is left when a user takes his names off an image: undefined when nobody else needs it, else the names
+ * that went. Without a name and an image of his own, he may not.
+ */
+function takeNames(tx: Transaction, imageId: string, by: number): readonly string[] | undefined {
+  if (by === root) return undefined
+  const owner = tx.get<{ owner: number }>('SELECT owner FROM images WHERE id = ?', imageId)?.owner ?? root
+  const names = tx.all<NameRow>(
+    'SELECT name, image_id, owner FROM names WHERE image_id = ? ORDER BY name',
+    imageId,
+  )
+  const mine = names.filter((row) => row.owner === by)
+  const [heir] = names.filter((row) => row.owner !== by)
+  if (owner === by && heir === undefined) return undefined
+  if (owner !== by && mine.length === 0) {
+    throw denied(by, `remove the image "${imageId.slice(0, 12)}"`, owner)
+  }
+  for (const { name } of mine) tx.run('DELETE FROM names WHERE name = ?', name)
+  passOn(tx, imageId)
+  return mine.map(({ name }) => name)
+}
+
+/** An image whose owner has no name on it any more belongs to whoever has one. */
+function passOn(tx: Transaction, imageId: string): void {
+  tx.run(
+    `UPDATE images SET owner = (SELECT owner FROM names WHERE image_id = images.id ORDER BY name LIMIT 1)
+     WHERE id = ? AND EXISTS (SELECT 1 FROM names WHERE image_id = images.id)
+       AND NOT EXISTS (SELECT 1 FROM names WHERE image_id = images.id AND owner = images.owner)`,
+    imageId,
+  )
+}
+
+function leaseImage(tx: Transaction, leaseId: string, imageId: string): void {
+  tx.run('INSERT OR IGNORE INTO lease_images (lease_id, image_id) VALUES (?, ?)', leaseId, imageId)
+}
+
+function setLayers(tx: Transaction, imageId: string, layers: readonly string[]): void {
+  tx.run('DELETE FROM image_layers WHERE image_id = ?', imageId)
+  layers.forEach((layer, position) => {
+    tx.run(
+      'INSERT INTO image_layers (image_id, position, layer_id) VALUES (?, ?, ?)',
+      imageId,
+      position,
+      layer,
+    )
+  })
+}
+
+/** Layer tars of the stack, bytes. A layer that does not hold what the config says breaks the caller's promise. */
+function checkStack(tx: Transaction, p: PutParams): number {
+  if (p.layers.length !== p.diffIds.length) {
+    throw new Error(`image ${p.id}: ${p.layers.length} layers for ${p.diffIds.length} diff IDs`)
+  }
+  let size = 0
+  p.layers.forEach((id, position) => {
+    const row = requireReady(tx, id)
+    if (row.diff_id !== p.diffIds[position]) {
+      throw new Error(`image ${p.id}: layer ${id} is ${row.diff_id}, the config wants ${p.diffIds[position]}`)
+    }
+    size += row.tar_size ?? 0
+  })
+  return size
+}
+
+export const imageWrites = {
+  putImage: durable((tx, p: PutParams) => {
+    requireLease(tx, p.leaseId)
+    const size = checkStack(tx, p) + p.configBytes.length
+    if (!imageExists(tx, p.id)) {
+      tx.run(
+        'INSERT INTO images (id, created_at, stored_at, size, owner, config) VALUES (?, ?, ?, ?, ?, ?)',
+        p.id,
+        p.createdAt,
+        p.now,
+        size,
+        p.owner,
+        p.configBytes,
+      )
+      setLayers(tx, p.id, p.layers)
+    } else if (layersOfImage(tx, p.id).some((row) => row.state !== 'ready')) {
+      setLayers(tx, p.id, p.layers)
+    }
+    for (const name of p.names) giveName(tx, name, p.id, p.owner)
+    leaseImage(tx, p.leaseId, p.id)
+    for (const layer of p.layers) leaseLayer(tx, p.leaseId, layer)
+  }),
+
+  /** Looks up and protects in one step, so that nothing can be removed in between. */
+  resolveImage: ordered((tx, p: { readonly reference: string; readonly leaseId: string }) => {
+    requireLease(tx, p.leaseId)
+    const id = meantImage(tx, p.reference)
+    if (id === undefined) return undefined
+    leaseImage(tx, p.leaseId, id)
+    for (const row of layersOfImage(tx, id)) leaseLayer(tx, p.leaseId, row.id)
+    return id
+  }),
+
+  tagImage: durable((tx, p: { readonly imageId: string; readonly name: string; readonly by: number }) => {
+    requireImage(tx, p.imageId)
+    giveName(tx, p.name, p.imageId, p.by)
+  }),
+
+  untagName: reclaiming((tx, p: { readonly name: string; readonly by: number }) => {
+    const held = nameRow(tx, p.name)
+    if (held === undefined) throw new BuilderError('ISB_IMAGE_NOT_FOUND', `no image named "${p.name}"`)
+    if (held.owner !== p.by && p.by !== root) throw denied(p.by, `remove the name "${p.name}"`, held.owner)
+    tx.run('DELETE FROM names WHERE name = ?', p.name)
+    passOn(tx, held.image_id)
+  }),
+
+  removeImage: reclaiming((tx, p: { readonly imageId: string; readonly by: number }): Removal => {
+    requireImage(tx, p.imageId)
+    const taken = takeNames(tx, p.imageId, p.by)
+    if (taken !== undefined) {
+      const removed = { imageId: p.imageId, untagged: taken, removedLayers: [], removedImage: false }
+      return { removed, retired: [] }
+    }
+    const holder = tx.get<{ purpose: string; uid: number }>(
+      'SELECT purpose, uid FROM lease_images JOIN leases ON id = lease_id WHERE image_id = ? LIMIT 1',
+      p.imageId,
+    )
+    if (holder !== undefined) {
+      throw new BuilderError(
+        'ISB_IMAGE_IN_USE',
+        `image ${p.imageId.slice(0, 12)} is in use by ${holder.purpose} of user ${holder.uid}`,
+        { hint: 'Wait until it has finished, or cancel it.' },
+      )
+    }
+    const names = tx.all<{ name: string }>(
+      'SELECT name FROM names WHERE image_id = ? ORDER BY name',
+      p.imageId,
+    )
+    const layers = layersOfImage(tx, p.imageId).reverse()
+    tx.run('DELETE FROM images WHERE id = ?', p.imageId)
+    const unused = layers.filter(
+      (row, index) =>
+        layers.findIndex((other) => other.id === row.id) === index &&
+        tx.get('SELECT 1 FROM image_layers WHERE layer_id = ?', row.id) === undefined &&
+        tx.get('SELECT 1 FROM lease_layers WHERE layer_id = ?', row.id) === undefined,
+    )
+    const retired = unused.map((row) => row.id)
+    markDeleting(tx, retired)
+    return {
+      removed: {
+        imageId: p.imageId,
+        untagged: names.map((row) => row.name),
+        removedLayers: unused.map((row) => row.diff_id ?? row.id),
+        removedImage: true,
+      },
+      retired,
+    }
+  }),
+}

@@ -1,0 +1,184 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import {
+  durable,
+  ordered,
+  reclaiming,
+  requireLease,
+  type Statements,
+  type Transaction,
+} from './transaction.js'
+
+export interface LayerRow {
+  readonly id: string
+  readonly diff_id: string | null
+  readonly tar_size: number | null
+  readonly keeps_headers: number
+  readonly parent_key: string | null
+  readonly state: 'ready' | 'damaged' | 'deleting'
+  /** 1 when an earlier daemon left it unflushed, so its files are not to be trusted yet. */
+  readonly suspect: number
+}
+
+const columns = `id, diff_id, tar_size, keeps_headers, parent_key, state,
+  (synced = 0 AND epoch < (SELECT value FROM meta WHERE key = 'epoch')) AS suspect`
+
+export function layerRow(statements: Statements, id: string): LayerRow | undefined {
+  return statements.get<LayerRow>(`SELECT ${columns} FROM layers WHERE id = ?`, id)
+}
+
+export function layersOfImage(statements: Statements, imageId: string): LayerRow[] {
+  return statements.all<LayerRow>(
+    `SELECT ${columns} FROM image_layers JOIN layers ON id = layer_id WHERE image_id = ? ORDER BY position`,
+    imageId,
+  )
+}
+
+export function layersByDiffId(statements: Statements, diffId: string, parentKey: string): LayerRow[] {
+  return statements.all<LayerRow>(
+    `SELECT ${columns} FROM layers
+     WHERE diff_id = ? AND state = 'ready' AND (parent_key IS NULL OR parent_key = ?)
+     ORDER BY suspect, published_at, id`,
+    diffId,
+    parentKey,
+  )
+}
+
+/** Makes layers unreachable; the caller moves their directories away once this is committed. */
+export function markDeleting(tx: Transaction, ids: readonly string[]): void {
+  for (const id of ids) {
+    tx.run("UPDATE layers SET state = 'deleting' WHERE id = ?", id)
+    tx.run('DELETE FROM cache_records WHERE layer_id = ?', id)
+  }
+}
+
+export function leaseLayer(tx: Transaction, leaseId: string, layerId: string): void {
+  tx.run('INSERT OR IGNORE INTO lease_layers (lease_id, layer_id) VALUES (?, ?)', leaseId, layerId)
+}
+
+/** The layer, if it is still there and undamaged. */
+export function requireReady(tx: Transaction, id: string): LayerRow {
+  const row = layerRow(tx, id)
+  if (row === undefined || row.state === 'deleting') {
+    throw new BuilderError('ISB_IMAGE_DAMAGED', `layer ${id} is no longer in the store`)
+  }
+  if (row.state === 'damaged') throw new BuilderError('ISB_IMAGE_DAMAGED', `layer ${id} is damaged`)
+  return row
+}
+
+/** Gives the place of damaged layers with the same content to an intact one. */
+function heal(tx: Transaction, id: string): readonly string[] {
+  const replaced = tx.all<{ id: string }>(
+    `SELECT old.id FROM layers AS new JOIN layers AS old ON old.diff_id = new.diff_id
+     WHERE new.id = ? AND old.state = 'damaged' AND (new.parent_key IS NULL OR old.parent_key = new.parent_key)`,
+    id,
+  )
+  const removable: string[] = []
+  for (const old of replaced) {
+    tx.run('UPDATE image_layers SET layer_id = ? WHERE layer_id = ?', id, old.id)
+    tx.run('UPDATE cache_records SET layer_id = ? WHERE layer_id = ?', id, old.id)
+    if (tx.get('SELECT 1 FROM lease_layers WHERE layer_id = ?', old.id) === undefined) removable.push(old.id)
+  }
+  markDeleting(tx, removable)
+  return removable
+}
+
+export interface PublishParams {
+  readonly id: string
+  /** The staging directory this came from. */
+  readonly op: string
+  readonly leaseId: string
+  readonly diffId: string | null
+  readonly tarSize: number | null
+  readonly keepsHeaders: boolean
+  readonly parentKey: string | null
+  readonly synced: boolean
+  readonly now: number
+}
+
+export const layerWrites = {
+  /** Records a layer whose directory is in place; gives the damaged layers it replaced, to be removed. */
+  publishLayer: durable((tx, p: PublishParams): readonly string[] => {
+    requireLease(tx, p.leaseId)
+    if (tx.run('DELETE FROM ops WHERE id = ?', p.op) !== 1) {
+      throw new BuilderError('ISB_CANCELLED', 'the staged layer was already given up')
+    }
+    tx.run(
+      `INSERT INTO layers (id, diff_id, tar_size, keeps_headers, parent_key, state, synced, epoch, published_at)
+       VALUES (?, ?, ?, ?, ?, 'ready', ?, ?, ?)`,
+      p.id,
+      p.diffId,
+      p.tarSize,
+      p.keepsHeaders ? 1 : 0,
+      p.parentKey,
+      p.synced ? 1 : 0,
+      tx.epoch,
+      p.now,
+    )
+    leaseLayer(tx, p.leaseId, p.id)
+    return p.diffId === null ? [] : heal(tx, p.id)
+  }),
+
+  setDiffId: ordered(
+    (
+      tx,
+      p: { readonly id: string; readonly diffId: string; readonly tarSize: number },
+    ): readonly string[] => {
+      const row = requireReady(tx, p.id)
+      if (row.diff_id !== null && row.diff_id !== p.diffId) {
+        throw new BuilderError(
+          'ISB_DIGEST_MISMATCH',
+          `layer ${p.id} was recorded as ${row.diff_id} and is now ${p.diffId}`,
+        )
+      }
+      tx.run('UPDATE layers SET diff_id = ?, tar_size = ? WHERE id = ?', p.diffId, p.tarSize, p.id)
+      return heal(tx, p.id)
+    },
+  ),
+
+  /** All or none. */
+  holdLayers: ordered((tx, p: { readonly ids: readonly string[]; readonly leaseId: string }): LayerRow[] => {
+    requireLease(tx, p.leaseId)
+    return p.ids.map((id) => {
+      const row = requireReady(tx, id)
+      leaseLayer(tx, p.leaseId, id)
+      return row
+    })
+  }),
+
+  /** Holds every candidate, so that a suspect one cannot vanish while it is verified. */
+  findByDiffId: ordered(
+    (
+      tx,
+      p: { readonly diffId: string; readonly parentKey: string; readonly leaseId: string },
+    ): LayerRow[] => {
+      requireLease(tx, p.leaseId)
+      const rows = layersByDiffId(tx, p.diffId, p.parentKey)
+      const intact = rows.find((row) => row.suspect === 0)
+      const held = intact === undefined ? rows : [intact]
+      for (const row of held) leaseLayer(tx, p.leaseId, row.id)
+      return held
+    },
+  ),
+
+  /** A background flush ended well. */
+  markSynced: ordered((tx, p: { readonly ids: readonly string[] }) => {
+    for (const id of p.ids) tx.run('UPDATE layers SET synced = 1 WHERE id = ?', id)
+  }),
+
+  /** The content was recomputed and is right, though it may still be in the page cache only. */
+  markVerified: ordered((tx, p: { readonly id: string }) => {
+    tx.run('UPDATE layers SET epoch = ? WHERE id = ?', tx.epoch, p.id)
+  }),
+
+  markDamaged: reclaiming((tx, p: { readonly ids: readonly string[] }) => {
+    for (const id of p.ids) {
+      tx.run("UPDATE layers SET state = 'damaged' WHERE id = ? AND state = 'ready'", id)
+      tx.run('DELETE FROM cache_records WHERE layer_id = ?', id)
+    }
+  }),
+
+  /** The directories are in the trash. */
+  forgetLayers: reclaiming((tx, p: { readonly ids: readonly string[] }) => {
+    for (const id of p.ids) tx.run("DELETE FROM layers WHERE id = ? AND state = 'deleting'", id)
+  }),
+}
