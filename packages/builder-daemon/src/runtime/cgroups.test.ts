@@ -1,0 +1,38 @@
+import { expect, test } from 'vitest'
+import { parseCgroupMounts } from './cgroups.js'
+
+const line = (place: string, type: string, options: string): string =>
+  `30 24 0:26 / ${place} rw,relatime shared:9 - ${type} ${type} ${options}`
+
+test('a machine with legacy hierarchies', () => {
+  expect(
+    parseCgroupMounts(
+      [
+        line('/sys/fs/cgroup/pids', 'cgroup', 'rw,pids'),
+        line('/sys/fs/cgroup/cpu,cpuacct', 'cgroup', 'rw,cpu,cpuacct'),
+        line('/proc', 'proc', 'rw'),
+      ].join('\n'),
+    ),
+  ).toEqual({
+    mode: 'v1',
+    hierarchies: [
+      { path: '/sys/fs/cgroup/pids', controllers: ['pids'] },
+      { path: '/sys/fs/cgroup/cpu,cpuacct', controllers: ['cpu', 'cpuacct'] },
+    ],
+  })
+})
+
+test('a machine with the unified hierarchy, and one with both', () => {
+  const unified = line('/sys/fs/cgroup', 'cgroup2', 'rw,nsdelegate')
+  expect(parseCgroupMounts(unified).mode).toBe('v2')
+  expect(parseCgroupMounts(`${unified}\n${line('/sys/fs/cgroup/pids', 'cgroup', 'rw,pids')}`).mode).toBe(
+    'hybrid',
+  )
+})
+
+test('no cgroups, an empty file and lines that are none', () => {
+  for (const text of ['', '\n\n', 'garbage', '1 2 - cgroup', ' - ', line('/x', 'tmpfs', 'rw')]) {
+    expect(['none', 'v1']).toContain(parseCgroupMounts(text).mode)
+  }
+  expect(parseCgroupMounts(line('/a\\040b', 'cgroup2', 'rw')).hierarchies[0]?.path).toBe('/a b')
+})

@@ -1,0 +1,204 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { kill } from '../system/processes.js'
+import { hasErrno } from '../system/system-error.js'
+
+export interface CgroupHierarchy {
+  readonly path: string
+  /** Empty for the unified hierarchy. */
+  readonly controllers: readonly string[]
+}
+
+/** How this machine does cgroups. `none`: there are no, or they cannot be written. */
+export interface Cgroups {
+  readonly mode: 'v1' | 'v2' | 'hybrid' | 'none'
+  readonly hierarchies: readonly CgroupHierarchy[]
+  /** The number of processes of a cgroup can be limited. */
+  readonly limitsProcesses: boolean
+}
+
+const noCgroups: Cgroups = { mode: 'none', hierarchies: [], limitsProcesses: false }
+
+const SIGKILL = 9
+
+/** From the text of /proc/self/mountinfo (proc_pid_mountinfo(5)). */
+export function parseCgroupMounts(mountinfo: string): Pick<Cgroups, 'mode' | 'hierarchies'> {
+  const hierarchies = new Map<string, CgroupHierarchy>()
+  for (const line of mountinfo.split('\n')) {
+    const [left = '', right = ''] = line.split(' - ')
+    const path = (left.split(' ')[4] ?? '').replace(/\\040/g, ' ')
+    const [type, , options = ''] = right.split(' ')
+    if (type === 'cgroup2') hierarchies.set(path, { path, controllers: [] })
+    else if (type === 'cgroup') {
+      const controllers = options.split(',').filter((option) => option !== 'rw' && option !== 'ro')
+      hierarchies.set(path, { path, controllers })
+    }
+  }
+  const all = [...hierarchies.values()]
+  const unified = all.some(isUnified)
+  const legacy = all.some((hierarchy) => !isUnified(hierarchy))
+  const mode = unified ? (legacy ? 'hybrid' : 'v2') : legacy ? 'v1' : 'none'
+  return { mode, hierarchies: all }
+}
+
+/** Finds the hierarchies and makes `parent` where processes are counted; `none` when that is refused. */
+export function detectCgroups(parent: string): Cgroups {
+  const found = parseCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
+  const counting = countingHierarchies(found)
+  if (counting.length === 0) return noCgroups
+  try {
+    for (const hierarchy of counting) mkdirSync(join(hierarchy.path, parent), { recursive: true })
+  } catch (error) {
+    if (!hasErrno(error, 'EROFS', 'EACCES', 'EPERM', 'ENOENT')) throw error
+    return noCgroups
+  }
+  return { ...found, limitsProcesses: counting.some(hasPids) }
+}
+
+function isUnified(hierarchy: CgroupHierarchy): boolean {
+  return hierarchy.controllers.length === 0
+}
+
+/** The root of the unified hierarchy lists the controllers that no legacy hierarchy has taken. */
+function hasPids(hierarchy: CgroupHierarchy): boolean {
+  if (!isUnified(hierarchy)) return hierarchy.controllers.includes('pids')
+  return readFileSync(join(hierarchy.path, 'cgroup.controllers'), 'utf8').split(/\s+/).includes('pids')
+}
+
+function countingHierarchies(cgroups: Pick<Cgroups, 'mode' | 'hierarchies'>): readonly CgroupHierarchy[] {
+  if (cgroups.mode === 'v2') return cgroups.hierarchies.filter(isUnified)
+  return cgroups.hierarchies.filter((hierarchy) => hierarchy.controllers.includes('pids'))
+}
+
+/** Where the cgroup exists, in every hierarchy. */
+export function cgroupDirectories(cgroups: Cgroups, path: string): readonly string[] {
+  return cgroups.hierarchies
+    .map((hierarchy) => join(hierarchy.path, path))
+    .filter((directory) => existsSync(directory))
+}
+
+/**
+ * Makes a cgroup with a limit of processes for a container that no OCI runtime sets up. A process
+ * joins by writing 0 to `cgroup.procs` in each of the returned directories.
+ */
+export function createCgroup(cgroups: Cgroups, path: string, pids: number): readonly string[] {
+  const wanted = ['pids', 'freezer', 'memory']
+  const used = cgroups.hierarchies.filter(
+    (hierarchy) => isUnified(hierarchy) || hierarchy.controllers.some((name) => wanted.includes(name)),
+  )
+  return used.map((hierarchy) => {
+    const directory = join(hierarchy.path, path)
+    if (cgroups.mode === 'v2') delegatePids(hierarchy.path, path)
+    mkdirSync(directory, { recursive: true })
+    const limit = join(directory, 'pids.max')
+    if (existsSync(limit)) writeFileSync(limit, String(pids))
+    return directory
+  })
+}
+
+// Controllers reach a cgroup only when every ancestor hands them down (cgroup-v2 "Enabling and Disabling").
+function delegatePids(root: string, path: string): void {
+  let directory = root
+  for (const part of path.split('/').filter((name) => name !== '')) {
+    const control = join(directory, 'cgroup.subtree_control')
+    try {
+      if (!readFileSync(control, 'utf8').split(/\s+/).includes('pids')) writeFileSync(control, '+pids')
+    } catch (error) {
+      // A cgroup that has processes of its own cannot hand controllers down; the RUN goes on without the limit.
+      if (!hasErrno(error, 'EBUSY', 'ENOENT', 'EOPNOTSUPP', 'ENOTSUP', 'EINVAL')) throw error
+      return
+    }
+    directory = join(directory, part)
+    mkdirSync(directory, { recursive: true })
+  }
+}
+
+function below(directory: string): readonly string[] {
+  let names: readonly string[]
+  try {
+    names = readdirSync(directory, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name)
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT', 'ENODEV')) return []
+    throw error
+  }
+  return [...names.flatMap((name) => below(join(directory, name))), directory]
+}
+
+function members(directory: string): readonly number[] {
+  try {
+    const text = readFileSync(join(directory, 'cgroup.procs'), 'utf8')
+    return text
+      .split('\n')
+      .map(Number)
+      .filter((pid) => pid > 0)
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP')) return []
+    throw error
+  }
+}
+
+/** Processes in the cgroup and those below it. */
+export function cgroupMembers(directories: readonly string[]): readonly number[] {
+  return [...new Set(directories.flatMap(below).flatMap(members))]
+}
+
+/**
+ * Kills everything in the cgroup, forks included: at once where the kernel has cgroup.kill (5.14),
+ * else again and again until nothing is left. False when something is still there after `timeout` ms.
+ */
+export async function killCgroup(directories: readonly string[], timeout: number): Promise<boolean> {
+  const all = directories.flatMap(below)
+  for (const directory of all) {
+    const file = join(directory, 'cgroup.kill')
+    try {
+      if (existsSync(file)) writeFileSync(file, '1')
+    } catch (error) {
+      if (!hasErrno(error, 'ENOENT', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP')) throw error
+    }
+  }
+  let pause = 1
+  for (let waited = 0; ; waited += pause) {
+    const pids = cgroupMembers(directories)
+    if (pids.length === 0) return true
+    for (const pid of pids) kill(pid, SIGKILL)
+    if (waited >= timeout) return false
+    pause = Math.min(50, pause * 2)
+    await sleep(pause)
+  }
+}
+
+/** Removes emptied cgroups; the kernel may need a moment after the last process. */
+export async function removeCgroup(directories: readonly string[]): Promise<boolean> {
+  let pending = directories.flatMap(below)
+  for (let attempt = 0; attempt < 12; attempt += 1) {
+    pending = pending.filter((directory) => !removed(directory))
+    if (pending.length === 0) return true
+    await sleep(Math.min(100, 2 ** attempt))
+  }
+  return false
+}
+
+function removed(directory: string): boolean {
+  try {
+    rmdirSync(directory)
+    return true
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT')) return true
+    if (hasErrno(error, 'EBUSY', 'ENOTEMPTY')) return false
+    throw error
+  }
+}
+
+/** Removes `parent` and what is above it as far as it is empty. */
+export function removeCgroupParents(cgroups: Cgroups, parent: string): void {
+  const parts = parent.split('/').filter((part) => part !== '')
+  for (const hierarchy of cgroups.hierarchies) {
+    for (let depth = parts.length; depth > 0; depth -= 1) {
+      const directory = join(hierarchy.path, ...parts.slice(0, depth))
+      if (!removed(directory)) break
+    }
+  }
+}

@@ -1,0 +1,133 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readlinkSync } from 'node:fs'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { Logger } from '../ports/logger.js'
+import {
+  encodeMessage,
+  type FromLauncher,
+  type LauncherSettings,
+  type LaunchRequest,
+  type LaunchResult,
+  messageDecoder,
+  type RecoveryReport,
+  type ToLauncher,
+} from './launcher-protocol.js'
+import { toolEnvironment } from './run-context.js'
+
+/** One life of the launcher, seen from the daemon. */
+export interface LauncherProcess {
+  readonly pid: number
+  readonly recovery: RecoveryReport
+  /** Resolves with the result, or with undefined when the launcher ends first. */
+  run(request: LaunchRequest): Promise<LaunchResult | undefined>
+  kill(id: string): void
+  raiseQuota(id: string, bytes: number): void
+  /** Resolves when the process is gone. */
+  readonly ended: Promise<void>
+  /** Closes the channel; the launcher kills its RUNs and goes. */
+  close(): Promise<void>
+}
+
+export interface LauncherProcessOptions {
+  readonly entry: string
+  readonly settings: LauncherSettings
+  readonly log: Logger
+  readonly onStalled: (id: string, bytes: number) => void
+}
+
+const unsharePaths = ['/usr/bin/unshare', '/bin/unshare']
+/** Milliseconds; a start waits at most this long for an earlier launcher to clean up. */
+const startTimeout = 40_000
+const closeTimeout = 15_000
+
+/** Starts the launcher in a mount namespace of its own and waits until it is ready. */
+export async function startLauncher(options: LauncherProcessOptions): Promise<LauncherProcess> {
+  const { log } = options
+  const unshare = unsharePaths.find((path) => existsSync(path))
+  if (unshare === undefined) {
+    throw new BuilderError('ISB_RUNTIME_MISSING', 'unshare of util-linux is not installed', {
+      hint: 'Install util-linux.',
+    })
+  }
+  // Mounts of the host still arrive (and leave), so that a disk mounted later can be a build context.
+  const child = spawn(
+    unshare,
+    ['--mount', '--propagation', 'slave', '--', readlinkSync('/proc/self/exe'), options.entry],
+    { cwd: '/', env: toolEnvironment, detached: true, stdio: ['pipe', 'pipe', 'pipe'] },
+  )
+  const ended = once(child, 'close').then(() => undefined)
+  // A child that could not be started has no 'close' to wait for; the race below sees its 'error'.
+  ended.catch(() => undefined)
+  child.stdin.on('error', () => undefined)
+  child.stderr.on('data', (text: Buffer) => log.error('launcher.stderr', { text: text.toString('utf8') }))
+  const pending = new Map<string, (result: LaunchResult | undefined) => void>()
+  const send = (message: ToLauncher): void => {
+    child.stdin.write(encodeMessage(message))
+  }
+  const recovery = await new Promise<RecoveryReport>((resolve, reject) => {
+    const fail = (why: string, cause?: unknown): void => {
+      clearTimeout(timer)
+      child.kill('SIGKILL')
+      reject(new BuilderError('ISB_INTERNAL', `the launcher process cannot be used: ${why}`, { cause }))
+    }
+    const timer = setTimeout(() => fail('it did not become ready in time'), startTimeout)
+    child.once('error', (error) => fail(error.message, error))
+    child.once('exit', (code, signal) => fail(`it ended with ${signal ?? code}`))
+    const receive = (message: FromLauncher): void => {
+      switch (message.type) {
+        case 'ready':
+          clearTimeout(timer)
+          resolve(message.recovery)
+          return
+        case 'unusable':
+          fail(message.message)
+          return
+        case 'result':
+          pending.get(message.id)?.(message.result)
+          pending.delete(message.id)
+          return
+        case 'stalled':
+          options.onStalled(message.id, message.bytes)
+          return
+        case 'log':
+          log.warn(message.event, message.fields)
+      }
+    }
+    child.stdout.on('data', messageDecoder<FromLauncher>(receive))
+    send({ type: 'settings', settings: options.settings })
+  })
+  let alive = true
+  ended.then(() => {
+    alive = false
+    for (const settle of pending.values()) settle(undefined)
+    pending.clear()
+  })
+  return {
+    pid: child.pid ?? 0,
+    recovery,
+    ended,
+    run: (request) =>
+      new Promise((resolve) => {
+        if (!alive) {
+          resolve(undefined)
+          return
+        }
+        pending.set(request.id, resolve)
+        send({ type: 'run', request })
+      }),
+    kill: (id) => send({ type: 'kill', id }),
+    raiseQuota: (id, bytes) => send({ type: 'quota', id, bytes }),
+    close: () => closeLauncher(child, ended),
+  }
+}
+
+async function closeLauncher(child: ChildProcess, ended: Promise<void>): Promise<void> {
+  child.stdin?.end()
+  const timer = setTimeout(() => child.kill('SIGKILL'), closeTimeout)
+  try {
+    await ended
+  } finally {
+    clearTimeout(timer)
+  }
+}

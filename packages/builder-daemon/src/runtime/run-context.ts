@@ -1,0 +1,32 @@
+import type { Cgroups } from './cgroups.js'
+import type { ChildReaper } from './child-reaper.js'
+import type { LaunchRequest, LaunchResult } from './launcher-protocol.js'
+import type { OutputPipe } from './output-pipe.js'
+
+/** What one RUN has while its container runs. */
+export interface RunContext {
+  readonly request: LaunchRequest
+  /** Private to this RUN, in memory. */
+  readonly directory: string
+  readonly rootfs: string
+  /** State of the OCI runtime for all RUNs (`--root`). */
+  readonly runtimeState: string
+  readonly pipe: OutputPipe
+  readonly reaper: ChildReaper
+  readonly cgroups: Cgroups
+  readonly cgroupPath: string
+  /** How to start this program again: Node.js and its arguments. */
+  readonly self: readonly [string, ...string[]]
+  readonly killed: () => boolean
+  /**
+   * Announces a process to be killed with the RUN, at once when the RUN already is. The returned
+   * function has to be called when the process has ended, since its pid then means nothing any more.
+   */
+  readonly watch: (pid: number) => () => void
+}
+
+/** Runs the container to its end; processes it leaves behind are the caller's. */
+export type RunContainer = (context: RunContext) => Promise<LaunchResult>
+
+/** All a tool of this machine needs; nothing of the daemon's own environment leaks. */
+export const toolEnvironment = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' }
