@@ -1,0 +1,86 @@
+import { constants, createPublicKey, publicEncrypt } from 'node:crypto'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { loadTransportKey } from './transport-key.js'
+
+const isRoot = process.getuid?.() === 0
+const ownGid = process.getgid?.() ?? 0
+let directory = ''
+let privatePath = ''
+let publicPath = ''
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'isula-key-'))
+  privatePath = join(directory, 'key.pem')
+  publicPath = join(directory, 'etc/isula-build.pub')
+})
+afterEach(() => rmSync(directory, { recursive: true, force: true }))
+
+/** As the stock client does it: the label is that of another structure. */
+function encrypt(text: string): string {
+  const pem = readFileSync(publicPath, 'utf8').replaceAll('RSA PUBLIC KEY', 'PUBLIC KEY')
+  const options = {
+    key: createPublicKey(pem),
+    padding: constants.RSA_PKCS1_OAEP_PADDING,
+    oaepHash: 'sha512',
+  }
+  return publicEncrypt(options, Buffer.from(text)).toString('hex')
+}
+
+test('what is encrypted with the published key comes back, also after a restart', async () => {
+  const key = await loadTransportKey(privatePath, publicPath)
+  await key.publish(ownGid)
+  const secret = encrypt('http_proxy=http://user:pw@proxy')
+  expect(key.decrypt(secret)).toBe('http_proxy=http://user:pw@proxy')
+  await key.withdraw()
+  const again = await loadTransportKey(privatePath, publicPath)
+  expect(again.decrypt(secret)).toBe('http_proxy=http://user:pw@proxy')
+})
+
+test('the private half is the owner’s alone, the public one the group’s', async () => {
+  const key = await loadTransportKey(privatePath, publicPath)
+  const gid = isRoot ? 54_321 : ownGid
+  await key.publish(gid)
+  expect(statSync(privatePath).mode & 0o7777).toBe(0o600)
+  expect(statSync(publicPath).mode & 0o7777).toBe(0o440)
+  expect(statSync(publicPath).gid).toBe(gid)
+})
+
+test('a closed configuration directory lets the group in, a shared one stays as it is', async () => {
+  const key = await loadTransportKey(privatePath, publicPath)
+  const gid = isRoot ? 54_321 : ownGid
+  mkdirSync(join(directory, 'etc'))
+  chmodSync(join(directory, 'etc'), 0o755)
+  await key.publish(gid)
+  expect(statSync(join(directory, 'etc')).gid).toBe(ownGid)
+  chmodSync(join(directory, 'etc'), 0o750)
+  await key.publish(gid)
+  expect(statSync(join(directory, 'etc')).gid).toBe(gid)
+})
+
+test('withdrawing leaves the key of another daemon alone', async () => {
+  const key = await loadTransportKey(privatePath, publicPath)
+  await key.publish(ownGid)
+  const other = await loadTransportKey(join(directory, 'other.pem'), publicPath)
+  await other.publish(ownGid)
+  const theirs = readFileSync(publicPath, 'utf8')
+  await key.withdraw()
+  expect(readFileSync(publicPath, 'utf8')).toBe(theirs)
+  await other.withdraw()
+  expect(() => statSync(publicPath)).toThrow('ENOENT')
+  await other.withdraw()
+})
+
+test('a damaged private key is replaced', async () => {
+  writeFileSync(privatePath, 'garbage')
+  const key = await loadTransportKey(privatePath, publicPath)
+  await key.publish(ownGid)
+  expect(key.decrypt(encrypt('x'))).toBe('x')
+})
+
+test.each(['', 'zz', 'abc', '00', 'ab'.repeat(256)])('%j is refused as an encrypted field', async (field) => {
+  const key = await loadTransportKey(privatePath, publicPath)
+  expect(() => key.decrypt(field)).toThrow(expect.objectContaining({ code: 'ISB_ARGUMENT_INVALID' }))
+})
