@@ -1,0 +1,130 @@
+import type { BuildEvent } from '@isula-build/shared/progress/events.js'
+import type { Clock } from '../../ports/clock.js'
+import type { Step } from '../plan/plan.js'
+import { type Deferred, deferred } from './deferred.js'
+
+type Outcome = 'done' | 'cached' | 'failed' | 'cancelled'
+
+interface StepState {
+  readonly step: Step
+  startedAt: number | undefined
+  spool: string | undefined
+  isFinished: boolean
+  readonly started: Deferred<void>
+  readonly finished: Deferred<{ outcome: Outcome; at: number }>
+}
+
+/** Follows a growing spool file until `finished` settles and everything written was seen. */
+export type FollowSpool = (
+  path: string,
+  finished: Promise<unknown>,
+  signal: AbortSignal,
+) => AsyncIterable<Uint8Array>
+
+/**
+ * What a build has told so far. Steps run in parallel, but every watcher sees them in the order of the
+ * Dockerfile, each at its own pace: output waits in the spool files, not in memory.
+ */
+export class BuildProgress {
+  private readonly planned = deferred<readonly StepState[]>()
+  private readonly ended = deferred<readonly BuildEvent[]>()
+  private readonly notes: BuildEvent[] = []
+  private queuedEvent: BuildEvent | undefined
+  private totalSteps = 0
+  private finishedSteps = 0
+
+  constructor(
+    readonly buildId: string,
+    private readonly clock: Clock,
+    private readonly follow: FollowSpool,
+  ) {}
+
+  queued(position: number): void {
+    this.queuedEvent = { kind: 'queued', at: this.clock.now(), position }
+  }
+
+  counts(): { readonly finishedSteps: number; readonly totalSteps: number } {
+    return { finishedSteps: this.finishedSteps, totalSteps: this.totalSteps }
+  }
+
+  /** The plan is known. */
+  start(steps: readonly Step[]): void {
+    this.totalSteps = steps.length
+    this.planned.resolve(
+      steps.map((step) => ({
+        step,
+        startedAt: undefined,
+        spool: undefined,
+        isFinished: false,
+        started: deferred<void>(),
+        finished: deferred<{ outcome: Outcome; at: number }>(),
+      })),
+    )
+  }
+
+  async stepStarted(number: number, spool?: string): Promise<void> {
+    const state = await this.state(number)
+    if (state === undefined || state.startedAt !== undefined) return
+    state.startedAt = this.clock.now()
+    state.spool = spool
+    state.started.resolve()
+  }
+
+  async stepFinished(number: number, outcome: Outcome): Promise<void> {
+    const state = await this.state(number)
+    if (state === undefined || state.isFinished) return
+    state.isFinished = true
+    await this.stepStarted(number)
+    this.finishedSteps++
+    state.finished.resolve({ outcome, at: this.clock.now() })
+  }
+
+  /** Shown after all steps, in the order noted. */
+  note(event: BuildEvent): void {
+    this.notes.push(event)
+  }
+
+  /** Ends every watcher after what was noted; steps that never ran are not shown. */
+  async end(): Promise<void> {
+    this.planned.resolve([])
+    for (const state of await this.planned.promise) {
+      state.started.resolve()
+      state.finished.resolve({ outcome: 'cancelled', at: this.clock.now() })
+    }
+    this.ended.resolve([...this.notes])
+  }
+
+  async *events(signal: AbortSignal): AsyncIterable<BuildEvent> {
+    if (this.queuedEvent !== undefined) yield this.queuedEvent
+    const states = await abortable(this.planned.promise, signal)
+    yield { kind: 'started', at: this.clock.now(), buildId: this.buildId, totalSteps: states.length }
+    for (const state of states) {
+      await abortable(state.started.promise, signal)
+      if (state.startedAt === undefined) continue
+      const { number: step, stage, text } = state.step
+      yield { kind: 'step-started', at: state.startedAt, step, stage, text }
+      if (state.spool !== undefined) {
+        for await (const data of this.follow(state.spool, state.finished.promise, signal)) {
+          yield { kind: 'output', at: this.clock.now(), step, data }
+        }
+      }
+      const { outcome, at } = await abortable(state.finished.promise, signal)
+      yield { kind: 'step-finished', at, step, outcome }
+    }
+    for (const event of await abortable(this.ended.promise, signal)) yield event
+  }
+
+  private async state(number: number): Promise<StepState | undefined> {
+    const states = await this.planned.promise
+    return states[number - 1]
+  }
+}
+
+function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted()
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason)
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}

@@ -1,0 +1,213 @@
+import { beforeEach, expect, test } from 'vitest'
+import type { CacheMounts } from '../../ports/cache-mounts.js'
+import type { LayerId } from '../../ports/layer-store.js'
+import type { RunMount, RunVertex, VertexId } from '../plan/plan.js'
+import type { BuildEnvironment, Snapshot } from './environment.js'
+import { prepareMounts } from './run-mounts.js'
+
+const signal = new AbortController().signal
+const id = (name: string): VertexId => name as VertexId
+/** What the ports were asked, in order. */
+let asked: string[] = []
+let fresh = true
+let failing: string | undefined
+
+const ask = (line: string): void => {
+  asked.push(line)
+  if (line === failing) throw new Error(`no ${line}`)
+}
+
+const cacheMounts: CacheMounts = {
+  async acquire(uid, { id: name, sharing }) {
+    ask(`acquire ${uid} ${name} ${sharing}`)
+    return {
+      ...{ path: `/cache/${name}`, fresh, seeded: () => ask(`seeded ${name}`) },
+      release: async () => ask(`release ${name}`),
+    }
+  },
+}
+
+let staged = 0
+const results = new Map<VertexId, Snapshot>([
+  [id('base'), { key: 'key of base', layers: ['l1', 'l2'] as unknown as LayerId[], own: null }],
+])
+
+/** Ports of which only what mounts need is there. */
+function environment(): BuildEnvironment {
+  const layers = {
+    stage: async () => ({
+      id: 's',
+      root: `/staging/${++staged}`,
+      upper: `/staging/${staged}/upper`,
+      work: '',
+    }),
+    abandon: async ({ root }: { root: string }) => ask(`abandon ${root}`),
+    publish: async () => ({ id: 'published' }),
+    hold: async () => [],
+    directory: (layer: string) => `/layers/${layer}`,
+    shortLink: (layer: string) => `l/${layer}`,
+  }
+  const workers = {
+    async run(job: string, { inputs }: { inputs: readonly { pattern: string }[] }) {
+      ask(`${job} ${inputs[0]?.pattern}`)
+      return { contentKey: 'content', diffId: 'sha256:0', tarSize: 0 }
+    },
+  }
+  const cache = { lookup: async () => [], store: async () => ask('record') }
+  return {
+    ports: { layers, workers, cache, cacheMounts },
+    contexts: { get: async () => ({ root: { access: 'direct', fd: 3 }, ignore: [], ignoreFile: undefined }) },
+    ...{ uid: 1000, lease: { id: 'lease' }, noCache: false },
+    secrets: new Map([['token', Buffer.from('hunter2')]]),
+    secretDigest: () => 'digest of the secret',
+    ssh: { open: async (name: string) => (name === 'default' ? '/run/agents/1' : undefined) },
+  } as unknown as BuildEnvironment
+}
+
+function run(...mounts: readonly RunMount[]): RunVertex {
+  return {
+    ...{ kind: 'run', id: id('run'), step: 2, scripts: [{ path: '/dev/pipes/1', content: '#!/bin/sh\n' }] },
+    mounts,
+    source: { file: 'Dockerfile', start: { line: 2, column: 1 }, end: { line: 2, column: 9 } },
+  } as unknown as RunVertex
+}
+
+const owner = { mode: 0o755, uid: 0, gid: 0 }
+const cacheOf = (cacheId: string, more: Partial<Extract<RunMount, { type: 'cache' }>> = {}): RunMount => ({
+  ...{ type: 'cache', target: `/t/${cacheId}`, cacheId, from: undefined, source: '' as never },
+  ...{ readOnly: false, sharing: 'shared', ...owner, ...more },
+})
+const secretOf = (more: Partial<Extract<RunMount, { type: 'secret' }>>): RunMount => ({
+  ...{ type: 'secret', id: 'token', target: '/run/secrets/token', env: undefined, required: false },
+  ...{ mode: 0o400, uid: 0, gid: 0, ...more },
+})
+
+const prepare = (...mounts: readonly RunMount[]) =>
+  prepareMounts(environment(), run(...mounts), results, signal)
+
+beforeEach(() => {
+  asked = []
+  fresh = true
+  failing = undefined
+  staged = 0
+})
+
+test('scripts of here-documents are executable files of root', async () => {
+  const { mounts, env, keys } = await prepare()
+  expect(mounts).toEqual([
+    {
+      type: 'file',
+      target: '/dev/pipes/1',
+      content: Buffer.from('#!/bin/sh\n'),
+      mode: 0o755,
+      uid: 0,
+      gid: 0,
+    },
+  ])
+  expect([env, keys]).toEqual([[], []])
+})
+
+test('caches are locked in one order, and given back', async () => {
+  const prepared = await prepare(cacheOf('b', { sharing: 'locked' }), cacheOf('a', { readOnly: true }))
+  expect(asked).toEqual(['acquire 1000 a shared', 'seeded a', 'acquire 1000 b locked', 'seeded b'])
+  expect(prepared.mounts.slice(0, 2)).toEqual([
+    { type: 'bind', source: '/cache/b', target: '/t/b', readOnly: false },
+    { type: 'bind', source: '/cache/a', target: '/t/a', readOnly: true },
+  ])
+  expect(prepared.keys).toEqual(['', ''])
+  await prepared[Symbol.asyncDispose]()
+  expect(asked.slice(4).sort()).toEqual(['release a', 'release b'])
+})
+
+test('a cache mounted twice is locked once', async () => {
+  const prepared = await prepare(
+    cacheOf('a', { sharing: 'locked' }),
+    cacheOf('a', { sharing: 'locked', target: '/u' }),
+  )
+  expect(asked.filter((line) => line.startsWith('acquire'))).toHaveLength(1)
+  await prepared[Symbol.asyncDispose]()
+  expect(asked.filter((line) => line.startsWith('release'))).toEqual(['release a'])
+})
+
+test('only a fresh cache is filled, before it counts as seeded', async () => {
+  const from = { kind: 'vertex', vertex: id('base') } as const
+  await prepare(cacheOf('a', { from, source: '/seed' as never }))
+  expect(asked).toEqual(['acquire 1000 a shared', 'copy /seed', 'seeded a'])
+  asked = []
+  fresh = false
+  await prepare(cacheOf('a', { from, source: '/seed' as never }))
+  expect(asked).toEqual(['acquire 1000 a shared'])
+})
+
+test('a cache that could not be filled is given back without counting as seeded', async () => {
+  failing = 'copy /seed'
+  const from = { kind: 'vertex', vertex: id('base') } as const
+  await expect(prepare(cacheOf('a', { from, source: '/seed' as never }))).rejects.toThrow('no copy /seed')
+  expect(asked).toEqual(['acquire 1000 a shared', 'copy /seed', 'release a'])
+})
+
+test('a bind of a stage shows its layers with a throw-away upper', async () => {
+  const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: true } as const
+  const prepared = await prepare({ ...bind, from: { kind: 'vertex', vertex: id('base') } })
+  expect(prepared.mounts[0]).toEqual({
+    ...{ type: 'overlay', lowers: ['l/l1', 'l/l2'], subpath: '/sub', target: '/src', readOnly: false },
+    scratch: '/staging/1',
+  })
+  expect(prepared.keys).toEqual(['key of base'])
+  await prepared[Symbol.asyncDispose]()
+  expect(asked).toEqual(['abandon /staging/1'])
+})
+
+test('a bind of the context is a layer whose content is in the key', async () => {
+  const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: false } as const
+  const prepared = await prepare({ ...bind, from: { kind: 'context', context: '' } })
+  expect(prepared.mounts[0]).toMatchObject({ type: 'overlay', lowers: ['l/published'], readOnly: true })
+  expect(prepared.keys).toEqual(['content'])
+  expect(asked).toEqual(['digestSources /sub', 'copy /sub', 'record'])
+})
+
+test('a secret is a file or a variable, and its key tells nothing', async () => {
+  const { mounts, env, keys } = await prepare(secretOf({}), secretOf({ target: undefined, env: 'TOKEN' }))
+  expect(mounts[0]).toEqual({
+    ...{ type: 'file', target: '/run/secrets/token', mode: 0o400, uid: 0, gid: 0 },
+    content: Buffer.from('hunter2'),
+  })
+  expect(mounts).toHaveLength(2)
+  expect(env).toEqual(['TOKEN=hunter2'])
+  expect(keys).toEqual(['digest of the secret', 'digest of the secret'])
+})
+
+test('what was not given is left out, or asked for with the flag that gives it', async () => {
+  const ssh = { type: 'ssh', id: 'deploy', target: undefined, required: false, ...owner } as const
+  const { mounts, env, keys } = await prepare(secretOf({ id: 'other' }), ssh)
+  expect([mounts.length, env, keys]).toEqual([1, [], ['', '']])
+  await expect(prepare(secretOf({ id: 'other', required: true }))).rejects.toMatchObject({
+    code: 'ISB_ARGUMENT_INVALID',
+    message: 'secret "other" is required but was not given',
+    hint: 'Add `--secret id=other,src=FILE`.',
+  })
+  await expect(prepare({ ...ssh, required: true })).rejects.toMatchObject({ hint: 'Add `--ssh deploy`.' })
+})
+
+test('an agent is where its variable says', async () => {
+  const ssh = { type: 'ssh', id: 'default', required: true, ...owner } as const
+  const { mounts, env } = await prepare(
+    { type: 'tmpfs', target: '/tmp', size: 4096 },
+    { ...ssh, target: undefined },
+    { ...ssh, target: '/agent' },
+  )
+  expect(mounts.slice(0, 3)).toMatchObject([
+    { type: 'tmpfs', target: '/tmp', size: 4096 },
+    { type: 'bind', source: '/run/agents/1', target: '/run/buildkit/ssh_agent.1', readOnly: false },
+    { target: '/agent' },
+  ])
+  expect(env).toEqual(['SSH_AUTH_SOCK=/run/buildkit/ssh_agent.1', 'SSH_AUTH_SOCK=/agent'])
+})
+
+test('a mount that fails gives back what the ones before it took', async () => {
+  failing = 'digestSources /sub'
+  const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: false } as const
+  const failed = prepare(cacheOf('a'), { ...bind, from: { kind: 'context', context: '' } })
+  await expect(failed).rejects.toThrow('no digestSources /sub')
+  expect(asked.slice(3).sort()).toEqual(['abandon /staging/1', 'abandon /staging/2', 'release a'])
+})

@@ -1,0 +1,245 @@
+import { Worker } from 'node:worker_threads'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { JobName, LayerJobs, LayerWorkers } from '../ports/layer-worker.js'
+import type { Logger } from '../ports/logger.js'
+import { decodeFailure, type LayerReply, type LayerRequest, type LayerThreadData } from './layer-messages.js'
+
+export interface LayerPoolOptions {
+  /** The built `layer-worker`. */
+  readonly entry: URL
+  /** Threads at most, for one lane; each starts when there is work for it. */
+  readonly size: number
+  readonly log: Logger
+  /**
+   * Directory for temporary files, there before the first job. Whoever made it empties it after a crash, so
+   * it should not be the machine's own, which is the default.
+   */
+  readonly temporary?: string
+}
+
+interface Task {
+  readonly id: number
+  readonly job: JobName
+  readonly params: unknown
+  /** The user whose file systems it may wait for; undefined when it waits for nobody. */
+  readonly lane: number | undefined
+  settled: boolean
+  cancelled: boolean
+  resolve(result: unknown): void
+  reject(error: Error): void
+}
+
+interface Thread {
+  readonly worker: Worker
+  readonly cancelled: Int32Array
+  readonly ended: Promise<void>
+  task: Task | undefined
+  rest: NodeJS.Timeout | undefined
+  /** It was told to end. */
+  leaving: boolean
+}
+
+/** How long a thread beyond the size of a lane stays without work, milliseconds. */
+const REST = 10_000
+/** How long disposal waits for a thread that does not notice its cancellation, milliseconds. */
+const PATIENCE = 5000
+
+/**
+ * Threads for synchronous layer work; jobs of a lane start in the order they came. Jobs that read through a
+ * user's helper may wait for him for ever, so each such user has a lane of his own: as many threads as all
+ * others share, which nobody else ever waits for. An abort takes a waiting job
+ * out at once; a running one rejects with ISB_CANCELLED when its thread has stopped touching files,
+ * so its directories can be removed then. A thread that dies fails its job only and is replaced.
+ * Disposal cancels everything and ends the threads.
+ */
+export function createLayerPool({
+  entry,
+  size,
+  log,
+  temporary,
+}: LayerPoolOptions): LayerWorkers & AsyncDisposable {
+  const threads = new Set<Thread>()
+  const queue: Task[] = []
+  let lastId = 0
+  let disposed = false
+
+  function start(): Thread {
+    const shared = new SharedArrayBuffer(4)
+    const data: LayerThreadData = { cancelled: shared }
+    // Descriptors come from system calls of our own, of which Node's book-keeping knows nothing.
+    const env = temporary === undefined ? {} : { TMPDIR: temporary }
+    const worker = new Worker(entry, { workerData: data, name: 'layer', trackUnmanagedFds: false, env })
+    worker.unref()
+    let failure: unknown
+    const thread: Thread = {
+      worker,
+      cancelled: new Int32Array(shared),
+      task: undefined,
+      rest: undefined,
+      leaving: false,
+      ended: new Promise((resolve) => {
+        worker.on('exit', (code) => {
+          threads.delete(thread)
+          buried(thread, code, failure)
+          resolve()
+        })
+      }),
+    }
+    worker.on('message', (reply: LayerReply) => {
+      const task = thread.task
+      if (task === undefined || task.id !== reply.id) return
+      free(thread)
+      if (task.cancelled) settle(task, cancelledError())
+      else if (reply.ok) settle(task, undefined, reply.result)
+      else settle(task, decodeFailure(reply.failure))
+      dispatch()
+    })
+    worker.on('error', (error) => {
+      failure = error
+    })
+    threads.add(thread)
+    return thread
+  }
+
+  function buried(thread: Thread, code: number, failure: unknown): void {
+    const task = thread.task
+    thread.task = undefined
+    if (!disposed && !thread.leaving)
+      log.error('layer.thread.died', { code, job: task?.job, error: String(failure ?? '') })
+    if (task !== undefined) {
+      const died = new Error(`a layer thread died during "${task.job}"`, { cause: failure })
+      settle(task, task.cancelled ? cancelledError() : died)
+    }
+    dispatch()
+  }
+
+  function settle(task: Task, error: Error | undefined, result?: unknown): void {
+    if (task.settled) return
+    task.settled = true
+    if (error === undefined) task.resolve(result)
+    else task.reject(error)
+  }
+
+  function free(thread: Thread): void {
+    thread.task = undefined
+    thread.worker.unref()
+    if (threads.size <= size) return
+    thread.rest = setTimeout(() => {
+      if (threads.size <= size) return
+      thread.leaving = true
+      void thread.worker.terminate()
+    }, REST)
+    thread.rest.unref()
+  }
+
+  function idle(): Thread {
+    for (const thread of threads) if (thread.task === undefined && !thread.leaving) return thread
+    return start()
+  }
+
+  function dispatch(): void {
+    if (disposed) return
+    const busy = new Map<number | undefined, number>()
+    for (const { task } of threads)
+      if (task !== undefined) busy.set(task.lane, (busy.get(task.lane) ?? 0) + 1)
+    const waiting = queue.splice(0)
+    for (const task of waiting) {
+      const before = busy.get(task.lane) ?? 0
+      if (before >= size) queue.push(task)
+      else {
+        busy.set(task.lane, before + 1)
+        give(idle(), task)
+      }
+    }
+  }
+
+  function give(thread: Thread, task: Task): void {
+    clearTimeout(thread.rest)
+    Atomics.store(thread.cancelled, 0, 0)
+    thread.task = task
+    thread.worker.ref()
+    try {
+      thread.worker.postMessage({ id: task.id, job: task.job, params: task.params })
+    } catch (cause) {
+      free(thread)
+      settle(task, new Error(`the parameters of "${task.job}" cannot go to a thread`, { cause }))
+    }
+  }
+
+  function cancel(task: Task): void {
+    task.cancelled = true
+    const waiting = queue.indexOf(task)
+    if (waiting >= 0) {
+      queue.splice(waiting, 1)
+      settle(task, cancelledError())
+      return
+    }
+    for (const thread of threads) if (thread.task === task) Atomics.store(thread.cancelled, 0, 1)
+  }
+
+  async function run<N extends JobName>(
+    job: N,
+    params: LayerJobs[N]['params'],
+    signal?: AbortSignal,
+  ): Promise<LayerJobs[N]['result']> {
+    if (signal?.aborted === true) throw cancelledError()
+    if (disposed) throw new BuilderError('ISB_SHUTTING_DOWN', 'the daemon is stopping')
+    lastId += 1
+    const request: LayerRequest<N> = { id: lastId, job, params }
+    let onAbort: (() => void) | undefined
+    try {
+      return await new Promise<LayerJobs[N]['result']>((resolve, reject) => {
+        const task: Task = {
+          ...request,
+          lane: laneOf(params),
+          settled: false,
+          cancelled: false,
+          resolve: (result) => resolve(result as LayerJobs[N]['result']),
+          reject,
+        }
+        onAbort = () => cancel(task)
+        signal?.addEventListener('abort', onAbort, { once: true })
+        queue.push(task)
+        dispatch()
+      })
+    } finally {
+      if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort)
+    }
+  }
+
+  async function dispose(): Promise<void> {
+    if (!disposed) {
+      disposed = true
+      const stopping = new BuilderError('ISB_SHUTTING_DOWN', 'the daemon is stopping')
+      for (const task of queue.splice(0)) settle(task, stopping)
+      for (const thread of threads) Atomics.store(thread.cancelled, 0, 1)
+    }
+    await Promise.all([...threads].map(end))
+  }
+
+  return { run, [Symbol.asyncDispose]: dispose }
+}
+
+function laneOf(params: LayerJobs[JobName]['params']): number | undefined {
+  if (!('inputs' in params)) return undefined
+  for (const input of params.inputs) {
+    if (input.kind === 'tree' && input.root.access === 'helper') return input.root.helperOf
+  }
+  return undefined
+}
+
+/** Lets the job notice its cancellation, then ends the thread. */
+async function end(thread: Thread): Promise<void> {
+  const deadline = Date.now() + PATIENCE
+  while (thread.task !== undefined && Date.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+  const terminated = thread.worker.terminate()
+  // A thread inside a system call that never returns cannot be ended, only left behind.
+  const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE).unref())
+  await Promise.race([Promise.all([terminated, thread.ended]), patience])
+}
+
+function cancelledError(): BuilderError {
+  return new BuilderError('ISB_CANCELLED', 'cancelled')
+}

@@ -1,0 +1,58 @@
+import { parentPort, workerData } from 'node:worker_threads'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { applyJob } from '../layer/apply.js'
+import { copyJob, digestSourcesJob } from '../layer/copy/copy.js'
+import { digestJob } from '../layer/digest-range.js'
+import { extractJob } from '../layer/extract.js'
+import type { JobControl } from '../layer/job-control.js'
+import { makeDirectoryJob } from '../layer/make-directory.js'
+import { mergeLayers } from '../layer/merge.js'
+import { sealJob } from '../layer/seal.js'
+import { unpackJob } from '../layer/unpack-file.js'
+import { resolveUserJob } from '../layer/users.js'
+import { writeLayerJob } from '../layer/write-layer.js'
+import type { JobName, LayerJobs } from '../ports/layer-worker.js'
+import { encodeFailure, type LayerReply, type LayerRequest, type LayerThreadData } from './layer-messages.js'
+
+/** A layer thread: runs one job after the other, synchronously, and answers each. */
+
+type JobTable = {
+  readonly [N in JobName]: (params: LayerJobs[N]['params'], control: JobControl) => LayerJobs[N]['result']
+}
+
+const jobs: JobTable = {
+  seal: sealJob,
+  apply: applyJob,
+  digest: digestJob,
+  unpack: unpackJob,
+  merge: mergeLayers,
+  extract: extractJob,
+  writeLayer: writeLayerJob,
+  copy: copyJob,
+  digestSources: digestSourcesJob,
+  makeDirectory: makeDirectoryJob,
+  resolveUser: resolveUserJob,
+}
+
+const port = parentPort
+if (port === null) throw new Error('this is the entry point of a worker thread')
+const cancelled = new Int32Array((workerData as LayerThreadData).cancelled)
+const control: JobControl = {
+  check() {
+    if (Atomics.load(cancelled, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'cancelled')
+  },
+}
+
+function run<N extends JobName>({ job, params }: LayerRequest<N>): LayerJobs[N]['result'] {
+  return jobs[job](params, control)
+}
+
+function answer(request: LayerRequest): LayerReply {
+  try {
+    return { id: request.id, ok: true, result: run(request) }
+  } catch (error) {
+    return { id: request.id, ok: false, failure: encodeFailure(error) }
+  }
+}
+
+port.on('message', (request: LayerRequest) => port.postMessage(answer(request)))
