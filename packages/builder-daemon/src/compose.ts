@@ -1,0 +1,208 @@
+import { randomBytes } from 'node:crypto'
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { buildInfo } from '@isula-build/shared/build-info.js'
+import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { DaemonConfig } from './config/daemon-config.js'
+import { makeRunRoot } from './config/run-root.js'
+import { loadTransportKey } from './config/transport-key.js'
+import type { FollowSpool } from './core/build/progress.js'
+import { BuildQueue } from './core/queue/build-queue.js'
+import { defaultLimits } from './export/archive-limits.js'
+import { createCallerFiles } from './identity/caller-files.js'
+import { createLifecycle } from './lifecycle.js'
+import type { LayerWorkers } from './ports/layer-worker.js'
+import type { Logger } from './ports/logger.js'
+import { createDownloader } from './remote/download.js'
+import { createBuilderService } from './rpc/builder-service.js'
+import { createControlService } from './rpc/control-service.js'
+import { createRpcServer } from './rpc/server.js'
+import { createRuntime } from './runtime/launcher-client.js'
+import { followSpool } from './runtime/spool.js'
+import { createBuildOperations } from './service/build-operations.js'
+import { createRunSession } from './service/build-session.js'
+import { createBuilderCore } from './service/builder-core.js'
+import { createContextOpener } from './service/open-contexts.js'
+import { createOutputWriter } from './service/outputs.js'
+import { createCacheMounts } from './storage/cache-mounts.js'
+import { openStore } from './storage/store.js'
+import type { VerifyLayer } from './storage/suspects.js'
+import { hostArchitecture } from './system/host-info.js'
+import { notifyManager } from './system/notify.js'
+import { createLayerPool } from './workers/layer-pool.js'
+
+export interface Daemon {
+  /** Takes no new calls, lets running builds finish for a while, then undoes the start. */
+  stop(): Promise<void>
+  /** Stops waiting for running builds. */
+  hurry(): void
+}
+
+/** Milliseconds that running builds get when the daemon is told to stop. */
+const drainTime = 30_000
+/** One remote ADD. */
+const downloadLimits = { size: 50 * 1024 ** 3, idle: 60_000 }
+
+/** Everything that exists, in the order in which it starts: the lock first, the socket last. */
+export async function composeDaemon(
+  config: DaemonConfig,
+  log: Logger,
+  environment: Readonly<Record<string, string | undefined>>,
+): Promise<Daemon> {
+  const lifecycle = createLifecycle(log)
+  const clock = { now: () => Date.now() }
+  const entry = (name: string): URL => new URL(`./${name}.cjs`, import.meta.url)
+  const architecture = hostArchitecture()
+  const platform = { os: 'linux', architecture }
+  try {
+    makeRunRoot(config.runRoot)
+    const temporary = join(config.runRoot, 'tmp')
+    const workers = await lifecycle.step(
+      'layer workers',
+      () => createLayerPool({ entry: entry('layer-worker'), size: poolSize(), log, temporary }),
+      (pool) => pool[Symbol.asyncDispose](),
+    )
+    const store = await lifecycle.step(
+      'store',
+      () =>
+        openStore({
+          ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, durability: config.durability },
+          ...{ log, clock, databaseWorker: entry('database-worker'), pid: process.pid },
+          verify: verifier(workers),
+        }),
+      (opened) => opened.close(),
+    )
+    const spoolRoot = join(config.runRoot, 'output')
+    const agentRoot = join(config.runRoot, 'agents')
+    for (const left of [spoolRoot, agentRoot, temporary]) rmSync(left, { recursive: true, force: true })
+    mkdirSync(temporary, { mode: 0o700 })
+    const runtime = await lifecycle.step(
+      'runtime',
+      () =>
+        createRuntime({
+          ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, runtimePath: config.runtime, log },
+          launcherEntry: fileURLToPath(entry('launcher')),
+        }),
+      async (started) => await started[Symbol.asyncDispose](),
+    )
+    const files = await lifecycle.step(
+      'identity helpers',
+      () => createCallerFiles({ helperEntry: fileURLToPath(entry('identity-helper')), log, idleMs: 60_000 }),
+      (helpers) => helpers[Symbol.asyncDispose](),
+    )
+    const key = await lifecycle.step('transport key', () =>
+      loadTransportKey(join(config.dataRoot, 'transport-key.pem'), join(config.configDir, 'isula-build.pub')),
+    )
+    const { layers, images } = store
+    const archives = {
+      services: { ...{ layers, images, workers, clock, platform }, limits: defaultLimits },
+      files,
+    }
+    const privileges = { uids: config.privilegedUids, gids: config.privilegedGids }
+    const builds = createBuildOperations({
+      ...{ clock, log, privileges, spoolRoot, follow },
+      queue: new BuildQueue({ running: config.maxBuilds, waiting: config.maxWaitingBuilds }),
+      run: createRunSession({
+        ...{ images, clock, platform, privileges, agentRoot },
+        ports: {
+          ...{ layers, workers, runtime, log, cache: store.cache },
+          cacheMounts: createCacheMounts(config.dataRoot),
+          downloads: createDownloader(downloadLimits),
+        },
+        proxyEnv: proxyVariables(environment),
+        secretKey: secretKey(join(config.dataRoot, 'secret-digest.key')),
+        openContexts: createContextOpener({ files, layers, workers }),
+        writeOutputs: createOutputWriter(archives, clock),
+      }),
+    })
+    const core = createBuilderCore({
+      ...{ config, buildInfo, images, archives, builds, key },
+      prune: () => store.prune(),
+    })
+    const server = await lifecycle.step(
+      'socket',
+      () =>
+        createRpcServer({
+          socketPath: config.socket,
+          group: config.group,
+          services: [createControlService(core), createBuilderService(core)],
+          log,
+        }),
+      (listening) => listening.close(0),
+    )
+    // Whoever has the socket has the key; its group is the one that may read it.
+    await lifecycle.step(
+      'public key',
+      () => key.publish(statSync(config.socket).gid),
+      () => key.withdraw(),
+    )
+    notifyManager('READY=1', environment['NOTIFY_SOCKET'])
+    log.info('daemon.ready', { socket: config.socket, version: buildInfo.version })
+    return {
+      async stop() {
+        notifyManager('STOPPING=1', environment['NOTIFY_SOCKET'])
+        await server.close(drainTime)
+        builds.active.cancelAll()
+        await builds.active.drained()
+        await lifecycle.stop()
+      },
+      hurry: () => void server.close(0),
+    }
+  } catch (error) {
+    await lifecycle.stop()
+    throw error
+  }
+}
+
+function poolSize(): number {
+  return Math.min(8, Math.max(2, availableParallelism()))
+}
+
+/** A layer is what was stored when the tar regenerated from it has its diff ID. */
+function verifier(workers: LayerWorkers): VerifyLayer {
+  return async (layerDirectory, keepsHeaders, expectedDiffId) => {
+    const fd = openSync('/dev/null', 'w')
+    try {
+      await workers.run('writeLayer', { layerDirectory, keepsHeaders, fd, expectedDiffId })
+      return true
+    } catch (error) {
+      if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) return false
+      throw error
+    } finally {
+      closeSync(fd)
+    }
+  }
+}
+
+/** Watchers are told by the launcher's file when there is more, and by the build when there is no more. */
+const follow: FollowSpool = (path, finished, signal) => {
+  const ended = new AbortController()
+  finished.then(
+    () => ended.abort(),
+    () => ended.abort(),
+  )
+  return followSpool(path, ended.signal, { cancel: signal })
+}
+
+/** The eight names of the original, as the daemon's own environment has them. */
+function proxyVariables(environment: Readonly<Record<string, string | undefined>>): readonly string[] {
+  const lower = ['http_proxy', 'https_proxy', 'ftp_proxy', 'no_proxy']
+  return [...lower, ...lower.map((name) => name.toUpperCase())].flatMap((name) => {
+    const value = environment[name]
+    return value === undefined || value === '' ? [] : [`${name}=${value}`]
+  })
+}
+
+/** Keys the digests of secret values in the cache; made once per data root. */
+function secretKey(path: string): Uint8Array {
+  try {
+    return readFileSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+  const key = randomBytes(32)
+  writeFileSync(path, key, { mode: 0o600, flag: 'wx' })
+  return key
+}

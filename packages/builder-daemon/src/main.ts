@@ -1,0 +1,55 @@
+import { buildInfo } from '@isula-build/shared/build-info.js'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { composeDaemon } from './compose.js'
+import { completionScript } from './config/completion.js'
+import { loadConfig } from './config/daemon-config.js'
+import { daemonHelp, parseFlags } from './config/flags.js'
+import { createLogger } from './observe/log.js'
+import { dumpStacks } from './observe/stack-dump.js'
+
+async function main(argv: readonly string[]): Promise<void> {
+  const outcome = parseFlags(argv, process.env)
+  if (outcome.kind === 'help') process.stdout.write(daemonHelp)
+  if (outcome.kind === 'version') {
+    process.stdout.write(`isula-builder version ${buildInfo.version}, build ${buildInfo.commit}\n`)
+  }
+  if (outcome.kind === 'completion') process.stdout.write(completionScript)
+  if (outcome.kind !== 'run') return
+
+  if (process.getuid?.() !== 0) {
+    throw new BuilderError('ISB_PERMISSION_DENIED', 'isula-builder needs root', {
+      hint: 'Builds mount overlays and start containers; only `isula-build` runs as any user.',
+    })
+  }
+  process.umask(0o022)
+  const config = loadConfig(outcome.flags)
+  const log = createLogger(config.logLevel)
+  for (const warning of config.warnings) log.warn('config.default', { warning })
+  process.on('unhandledRejection', (error) => log.error('unhandled-rejection', { error }))
+  process.on('uncaughtException', (error) => log.error('uncaught-exception', { error }))
+
+  // Without a listener, Node would open its debugger, and with it the daemon, to every local user.
+  process.on('SIGUSR1', () => {
+    try {
+      log.info('stack.dumped', { path: dumpStacks(config.runRoot, new Date()) })
+    } catch (error) {
+      log.error('stack.not-dumped', { error })
+    }
+  })
+
+  const daemon = await composeDaemon(config, log, process.env)
+  let stopping: Promise<void> | undefined
+  const stop = (signal: string): void => {
+    log.info('daemon.stopping', { signal })
+    // A second signal stops waiting for running builds.
+    if (stopping !== undefined) daemon.hurry()
+    stopping ??= daemon.stop().then(() => process.exit(0))
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(signal))
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  const hint = isBuilderError(error) && error.hint !== undefined ? `\nhint: ${error.hint}` : ''
+  const text = isBuilderError(error) ? `${error.message}${hint}` : ((error as Error).stack ?? String(error))
+  process.stderr.write(`${text}\n`, () => process.exit(1))
+})

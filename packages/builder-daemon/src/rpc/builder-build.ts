@@ -1,0 +1,92 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { BuildEvent } from '@isula-build/shared/progress/events.js'
+import { encodeBuildEvent } from '@isula-build/shared/rpc/build-event.js'
+import { type BuildRequest, type BuildResponse, maxChunk } from '@isula-build/shared/rpc/build-messages.js'
+import type { CallContext } from './adapter.js'
+import { buildOptionsOf } from './build-options.js'
+import { createBuildSession } from './build-session.js'
+import { type Channel, createChannel } from './channel.js'
+import type { BuilderCore, RunningBuild } from './handlers.js'
+import { invalid } from './request-checks.js'
+
+/** Responses made and not yet sent. */
+const backlog = 4
+
+/** One build: options first, then whatever the build and its client have to tell each other. */
+export async function* build(
+  core: BuilderCore,
+  requests: AsyncIterable<BuildRequest>,
+  { caller, signal }: CallContext,
+): AsyncGenerator<BuildResponse, void, undefined> {
+  const frames = requests[Symbol.asyncIterator]()
+  const first = await frames.next()
+  const payload = first.done === true ? undefined : first.value.payload
+  if (payload?.case !== 'options') throw invalid('the first frame of a build is its options')
+  const options = buildOptionsOf(payload.value)
+  const quiet = payload.value.quiet
+
+  const outbound = createChannel<BuildResponse>(backlog)
+  const session = createBuildSession(options, outbound)
+  // Aborted with what went wrong between us and the client, which is then the call's error.
+  const scope = new AbortController()
+  const either = AbortSignal.any([signal, scope.signal])
+
+  const conduct = async (): Promise<void> => {
+    const running = await core.startBuild(options, session.client, caller, either)
+    const { imageId, names } = await follow(running, outbound, { quiet, signal: either })
+    await outbound.push({ payload: { case: 'result', value: { imageId, names } } })
+  }
+  session.receive({ [Symbol.asyncIterator]: () => frames }).catch((error: unknown) => {
+    scope.abort(error)
+    session.end(error)
+  })
+  conduct().then(
+    () => outbound.close(),
+    (error: unknown) => outbound.fail(scope.signal.aborted ? scope.signal.reason : error),
+  )
+  try {
+    yield* outbound
+  } finally {
+    const over = new BuilderError('ISB_CANCELLED', 'the call is over')
+    scope.abort(over)
+    session.end(over)
+    outbound.close()
+  }
+}
+
+interface Following {
+  readonly quiet: boolean
+  readonly signal: AbortSignal
+}
+
+async function follow(running: RunningBuild, outbound: Channel<BuildResponse>, { quiet, signal }: Following) {
+  const { result } = running
+  // It is awaited once the events are through, and may have failed by then.
+  result.catch(() => undefined)
+  try {
+    for await (const event of running.events(signal)) {
+      if (quiet && !shownWhenQuiet(event)) continue
+      for (const part of split(event)) {
+        await outbound.push({ payload: { case: 'event', value: encodeBuildEvent(part) } })
+      }
+    }
+  } catch (error) {
+    // Why the build ended says more than why its events did.
+    await result
+    throw error
+  }
+  return result
+}
+
+function shownWhenQuiet({ kind }: BuildEvent): boolean {
+  return kind === 'warning' || kind === 'finished' || kind === 'failed'
+}
+
+function split(event: BuildEvent): readonly BuildEvent[] {
+  if (event.kind !== 'output' || event.data.length <= maxChunk) return [event]
+  const parts: BuildEvent[] = []
+  for (let at = 0; at < event.data.length; at += maxChunk) {
+    parts.push({ ...event, data: event.data.subarray(at, at + maxChunk) })
+  }
+  return parts
+}

@@ -1,0 +1,184 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { BuildEvent } from '@isula-build/shared/progress/events.js'
+import type { Caller } from '../ports/caller.js'
+import type { ImageSummary } from '../ports/image-store.js'
+import { createChannel } from './channel.js'
+import type { BuildClient, BuilderCore, BuildOptions, RemoveEvent, StoreEvent } from './handlers.js'
+
+export interface FakeCore extends BuilderCore {
+  /** What startBuild was called with. */
+  readonly started: {
+    readonly options: BuildOptions
+    readonly caller: Caller
+    readonly signal: AbortSignal
+  }[]
+  /** Method names with arguments, in order. */
+  readonly calls: unknown[]
+  /** How many data events saves have made. */
+  savedChunks(): number
+}
+
+const imageId = 'a'.repeat(64)
+
+/**
+ * A core for tests of the edges. It keeps nothing on disk; a build obeys its Dockerfile line by line:
+ * `SAY text`, `WARN text`, `CONTEXT name` (streams it), `WRITE index text`, `AGENT id text` (sends, says
+ * the answer), `SECRET id`, `WAIT` (for the end), `FAIL text`, `CRASH text`.
+ */
+export function createFakeCore(images: readonly ImageSummary[] = []): FakeCore {
+  const started: FakeCore['started'] = []
+  const calls: unknown[] = []
+  let saved = 0
+
+  async function* store(what: string, source: unknown): AsyncGenerator<StoreEvent> {
+    calls.push([what, source])
+    yield { kind: 'log', line: `${what} ${await bytesOf(source)}` }
+    yield { kind: 'stored', imageId, names: ['a:1'] }
+  }
+
+  return {
+    started,
+    calls,
+    savedChunks: () => saved,
+    startBuild(options, client, caller, signal) {
+      started.push({ options, caller, signal })
+      const events = createChannel<BuildEvent>(1000)
+      const text = Buffer.from(options.dockerfile.content).toString('utf8')
+      if (text === 'REFUSE') throw new BuilderError('ISB_TOO_MANY_BUILDS', 'too many builds')
+      const result = obey(text.split('\n'), { options, client, events: events.push, signal })
+      result.then(
+        () => events.close(),
+        () => events.close(),
+      )
+      return Promise.resolve({ id: options.id ?? 'chosen', events: () => events, result })
+    },
+    images: () => Promise.resolve(images),
+    tag(image, name) {
+      calls.push(['tag', image, name])
+      if (image === 'missing') throw new BuilderError('ISB_IMAGE_NOT_FOUND', 'no image "missing"')
+      return Promise.resolve()
+    },
+    async *remove(request): AsyncGenerator<RemoveEvent> {
+      calls.push(['remove', request])
+      yield { kind: 'untagged', name: 'a:1' }
+      yield { kind: 'layer-removed', diffId: `sha256:${'b'.repeat(64)}` }
+      yield { kind: 'image-removed', reference: 'a' }
+      if (request.kind !== 'named' || !request.references.includes('missing')) return
+      const error = new BuilderError('ISB_IMAGE_NOT_FOUND', 'no image "missing"')
+      yield { kind: 'failed', reference: 'missing', error }
+      yield {
+        kind: 'failed',
+        reference: 'used',
+        error: new BuilderError('ISB_IMAGE_IN_USE', 'a build uses it'),
+      }
+    },
+    import: (request) => store('import', request.source),
+    load: (request) => store('load', request.kind === 'archive' ? request.source : request),
+    async *save(request) {
+      calls.push(['save', request])
+      yield { kind: 'log', line: 'saving' }
+      if (request.destination.kind !== 'stream') return
+      for (let index = 0; index < 40; index++) {
+        saved++
+        yield { kind: 'data', chunk: Buffer.alloc(3 << 18, index) }
+      }
+    },
+    info: (caller) =>
+      Promise.resolve({
+        memTotal: 1,
+        memFree: 2,
+        swapTotal: 3,
+        swapFree: 4,
+        storageDriver: 'overlay',
+        backingFilesystem: 'extfs',
+        searchRegistries: ['s'],
+        insecureRegistries: ['i'],
+        blockedRegistries: ['b'],
+        dataRoot: JSON.stringify(caller),
+        runRoot: '/run',
+        runtime: 'runc',
+        builds: 5,
+        threads: 6,
+        experimental: false,
+        memory: { system: 1, heapSystem: 2, heapAllocated: 3, heapInUse: 4, heapIdle: 5, heapReleased: 6 },
+      }),
+    version: () => ({
+      version: '1.0',
+      runtimeVersion: 'node v20',
+      gitCommit: 'abc',
+      builtAt: new Date(2021, 2, 3, 4, 5, 6).getTime(),
+      platform: 'linux/amd64',
+    }),
+    builds: (caller) =>
+      Promise.resolve([
+        {
+          id: 'b1',
+          owner: caller.uid,
+          state: 'queued',
+          startedAt: 7,
+          finishedSteps: 1,
+          totalSteps: 2,
+          names: ['a:1'],
+        },
+      ]),
+    cancelBuild(id) {
+      calls.push(['cancel', id])
+      return Promise.resolve()
+    },
+    prune(request) {
+      calls.push(['prune', request])
+      return Promise.resolve({ freedBytes: 3, images: 1, layers: 2 })
+    },
+    decrypt: (hex) => Buffer.from(hex, 'hex').toString('utf8'),
+  }
+}
+
+interface Scene {
+  readonly options: BuildOptions
+  readonly client: BuildClient
+  readonly events: (event: BuildEvent) => Promise<boolean>
+  readonly signal: AbortSignal
+}
+
+async function obey(lines: readonly string[], scene: Scene) {
+  const { options, client, events, signal } = scene
+  const say = (text: string | Uint8Array): Promise<boolean> =>
+    events({ kind: 'output', at: 0, step: 1, data: Buffer.from(text) })
+  for (const [index, line] of lines.entries()) {
+    const [, verb, first = '', rest = ''] = /^(\S*) ?(\S*) ?(.*)$/s.exec(line) ?? []
+    await events({ kind: 'step-started', at: 0, step: index + 1, stage: '0', text: line })
+    if (verb === 'SAY') await say(Buffer.from(line.slice(4), 'latin1'))
+    else if (verb === 'WARN') await events({ kind: 'warning', at: 0, message: line.slice(5) })
+    else if (verb === 'CONTEXT') await say(`<${await bytesOf({ chunks: client.streamContext(first) })}>`)
+    else if (verb === 'SECRET') await say(options.secrets.get(first) ?? 'none')
+    else if (verb === 'WRITE') {
+      const output = client.openOutput(Number(first))
+      await output.write(Buffer.from(rest))
+      await output.finish()
+    } else if (verb === 'AGENT') {
+      const agent = client.openAgent(first)
+      await agent.send(Buffer.from(rest))
+      for await (const data of agent.received) await say(data)
+      await agent.close()
+    } else if (verb === 'WAIT') {
+      await new Promise((_, reject) => {
+        if (signal.aborted) reject(signal.reason)
+        signal.addEventListener('abort', () => reject(signal.reason))
+      })
+    } else if (verb === 'FAIL') {
+      throw new BuilderError('ISB_STEP_FAILED', line.slice(5), { exitCode: 3, logTail: ['last words'] })
+    } else if (verb === 'CRASH') throw new Error(line.slice(6))
+    await events({ kind: 'step-finished', at: 0, step: index + 1, outcome: 'done' })
+  }
+  await events({ kind: 'stage-committed', at: 0, stage: 0, imageId })
+  await events({ kind: 'finished', at: 0, imageId, names: options.tags })
+  return { imageId, names: options.tags }
+}
+
+async function bytesOf(source: unknown): Promise<string> {
+  if (typeof source !== 'object' || source === null || !('chunks' in source)) return JSON.stringify(source)
+  const chunks: Uint8Array[] = []
+  for await (const chunk of source.chunks as AsyncIterable<Uint8Array>) chunks.push(chunk)
+  const all = Buffer.concat(chunks)
+  return all.length > 1000 ? `${all.length} bytes` : all.toString('utf8')
+}
