@@ -1,0 +1,169 @@
+import type { Command, Flag } from './command.js'
+
+const strings = (name: string, help: string, short?: string): Flag => ({
+  ...{ name, help, type: 'strings' },
+  ...(short === undefined ? {} : { short }),
+})
+const string = (name: string, help: string, short?: string): Flag => ({
+  ...{ name, help, type: 'string' },
+  ...(short === undefined ? {} : { short }),
+})
+const bool = (name: string, help: string, short?: string): Flag => ({
+  ...{ name, help, type: 'bool' },
+  ...(short === undefined ? {} : { short }),
+})
+
+const build: Command = {
+  name: 'build',
+  summary: 'Build container images',
+  usage: '[FLAGS] PATH',
+  examples: [
+    'isula-build ctr-img build -f Dockerfile .',
+    'isula-build ctr-img build -f Dockerfile -o docker-archive:name.tar:image:tag .',
+    'isula-build ctr-img build -t app:1.0 --build-arg VERSION=2 --target web .',
+    'tar -C dir -c . | isula-build ctr-img build -t app:1.0 -',
+  ],
+  flags: [
+    strings('build-arg', 'Arguments used during build time'),
+    strings('build-context', 'Additional contexts, NAME=DIRECTORY or NAME=docker-image://IMAGE'),
+    strings('build-static', "Static build with the given option: build-time='YYYY-MM-DD HH:MM:SS'"),
+    { ...strings('cache-from', 'Caches to read'), hidden: true },
+    { ...strings('cache-to', 'Caches to write'), hidden: true },
+    strings('cap-add', 'Add Linux capabilities for RUN command'),
+    strings('env', 'Variables of the resulting image, KEY=VALUE'),
+    string('filename', 'Path for Dockerfile, - for standard input', 'f'),
+    { ...string('format', 'Image format of the built image: docker or oci'), default: 'docker' },
+    string('iidfile', 'Let image ID write to the file'),
+    { ...string('isolation', 'How RUN is isolated: oci or chroot'), default: 'oci' },
+    strings('label', 'Labels of the resulting image, KEY=VALUE'),
+    { ...string('layers', 'One layer per instruction or per stage'), default: 'instruction' },
+    { ...string('network', 'Network of RUN: host or none'), default: 'host' },
+    bool('no-cache', 'Do not use the build cache'),
+    strings(
+      'output',
+      'Destination of output images: docker-archive:PATH[:IMAGE[:TAG]] or oci-archive:…',
+      'o',
+    ),
+    string('platform', 'Platform to build for, os/arch[/variant]'),
+    { ...bool('proxy', 'Inherit proxy environment variables from host'), default: true },
+    bool('quiet', 'Print the image ID only', 'q'),
+    strings('secret', 'Secrets for RUN --mount=type=secret: id=ID,src=FILE or id=ID,env=NAME'),
+    strings('ssh', 'SSH agents for RUN --mount=type=ssh'),
+    strings('tag', 'Add tags to the built image', 't'),
+    string('target', 'Stage to build'),
+  ],
+  run: async () => (await import('../commands/build.js')).runBuild,
+}
+
+const images: Command = {
+  name: 'images',
+  summary: 'List locally stored images',
+  usage: '[REPOSITORY[:TAG]]',
+  examples: ['isula-build ctr-img images', 'isula-build ctr-img images busybox:latest'],
+  flags: [bool('quiet', 'Print image IDs only', 'q')],
+  run: async () => (await import('../commands/images.js')).runImages,
+}
+
+const importCommand: Command = {
+  name: 'import',
+  summary: 'Import the base image from a tarball to the image store',
+  usage: 'FILE [REPOSITORY[:TAG]]',
+  examples: ['isula-build ctr-img import busybox.tar mybusybox:latest'],
+  run: async () => (await import('../commands/import.js')).runImport,
+}
+
+const load: Command = {
+  name: 'load',
+  summary: 'Load images',
+  usage: '[FLAGS]',
+  examples: [
+    'isula-build ctr-img load -i busybox.tar',
+    'isula-build ctr-img load -i app:latest -d /home/Images',
+  ],
+  flags: [
+    string('base', 'Base image tarball path of separated images', 'b'),
+    string('dir', 'Directory of separated image tarballs', 'd'),
+    string('input', 'Path of the tarball, - for standard input, or the app image of separated images', 'i'),
+    string('lib', 'Library image tarball path of separated images', 'l'),
+    bool('no-check', 'Skip the checksums of separated images'),
+  ],
+  run: async () => (await import('../commands/load.js')).runLoad,
+}
+
+const rm: Command = {
+  name: 'rm',
+  summary: 'Remove one or more locally stored images',
+  usage: 'IMAGE [IMAGE...] [FLAGS]',
+  examples: [
+    'isula-build ctr-img rm busybox:latest',
+    'isula-build ctr-img rm --prune',
+    'isula-build ctr-img rm --all',
+  ],
+  flags: [bool('all', 'Remove all images', 'a'), bool('prune', 'Remove all untagged images', 'p')],
+  run: async () => (await import('../commands/rm.js')).runRemove,
+}
+
+const save: Command = {
+  name: 'save',
+  summary: 'Save images to a tarball',
+  usage: 'IMAGE [IMAGE...] [FLAGS]',
+  examples: [
+    'isula-build ctr-img save busybox:latest -o busybox.tar',
+    'isula-build ctr-img save app1:latest app2:latest -b base:latest -l lib:latest -d Images',
+  ],
+  flags: [
+    string('base', 'Base image name of separated images', 'b'),
+    string('dest', 'Destination directory of separated images (default "./Images")', 'd'),
+    { ...string('format', 'Format of the archive: docker or oci', 'f'), default: 'docker' },
+    string('lib', 'Lib image name of separated images', 'l'),
+    string('output', 'Path of the archive, - for standard output', 'o'),
+    string('rename', 'JSON file with other file names for separated images', 'r'),
+  ],
+  run: async () => (await import('../commands/save.js')).runSave,
+}
+
+const tag: Command = {
+  name: 'tag',
+  summary: 'Create a tag for source image',
+  usage: 'SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]',
+  examples: ['isula-build ctr-img tag busybox:latest mybusybox:latest'],
+  run: async () => (await import('../commands/tag.js')).runTag,
+}
+
+const ctrImg: Command = {
+  name: 'ctr-img',
+  summary: 'Container image operations',
+  commands: [build, images, importCommand, load, rm, save, tag],
+}
+
+/** Every command, once; parsing, help and completion derive from it. */
+export const program: Command = {
+  name: 'isula-build',
+  summary: 'isula-build is a tool for building container images',
+  flags: [bool('version', 'Version for isula-build', 'v')],
+  commands: [
+    { name: 'completion', summary: 'Print a completion script', usage: '[bash|zsh]', hidden: true },
+    ctrImg,
+    { name: 'help', summary: 'Help about any command', args: 'any' },
+    {
+      name: 'info',
+      summary: 'Show isula-build system information',
+      usage: '[FLAGS]',
+      examples: ['isula-build info -H'],
+      args: 'none',
+      flags: [
+        bool('human-readable', 'Print memory info in human readable format', 'H'),
+        bool('verbose', 'Print runtime memory info', 'V'),
+      ],
+      run: async () => (await import('../commands/info.js')).runInfo,
+    },
+    {
+      name: 'version',
+      summary: 'Show the isula-build version information',
+      usage: '',
+      examples: ['isula-build version'],
+      args: 'none',
+      run: async () => (await import('../commands/version.js')).runVersion,
+    },
+  ],
+}

@@ -1,0 +1,20 @@
+/**
+ * The original's table: dashes above, below the header and at the end, every cell with a leading blank,
+ * every column five wider than its widest cell, two blanks between columns.
+ */
+export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = header.map(
+    (title, i) => Math.max(...[title, ...rows.map((row) => row[i] ?? '')].map((cell) => cell.length)) + 5,
+  )
+  const rule = widths.map((width) => '-'.repeat(width)).join('  ')
+  const line = (cells: readonly string[]): string =>
+    widths.map((width, i) => ` ${cells[i] ?? ''}`.padEnd(width)).join('  ')
+  return [rule, line(header), rule, ...rows.map(line), rule].join('\n')
+}
+
+/** What the original prints for an empty store. */
+export const emptyImageTable = [
+  '-----------   ----   ---------   --------',
+  'REPOSITORY    TAG    IMAGE ID    CREATED',
+  '-----------   ----   ---------   --------',
+].join('\n')
