@@ -1,0 +1,153 @@
+import { randomBytes } from 'node:crypto'
+import { lstat, mkdir, readFile, readlink, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { LayerId, LayerStore, Lease } from '../../packages/builder-daemon/src/ports/layer-store.js'
+import { diffIdOf, publishContent } from '../support/temporary-store.js'
+
+export interface OpenLayers {
+  readonly layers: LayerStore
+  readonly dataRoot: string
+  close(): Promise<void>
+}
+
+/** What every LayerStore promises. */
+export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): void {
+  describe(`${name} as a layer store`, () => {
+    let store: OpenLayers
+    let lease: Lease
+    const unique = () => randomBytes(8).toString('hex')
+    const newLease = () => store.layers.acquireLease({ uid: 1, purpose: 'build t' })
+    const exists = (path: string) =>
+      lstat(path).then(
+        () => true,
+        () => false,
+      )
+
+    beforeAll(async () => {
+      store = await open()
+      lease = await newLease()
+    })
+    afterAll(() => store.close())
+
+    test('publishes what was staged, with the files beside it and without the work directory', async () => {
+      const staging = await store.layers.stage(lease)
+      expect((await stat(staging.upper)).mode & 0o7777).toBe(0o755)
+      expect((await stat(staging.root)).mode & 0o7777).toBe(0o700)
+      const content = unique()
+      await writeFile(join(staging.upper, 'content'), content)
+      await writeFile(join(staging.root, 'headers.gz'), 'h')
+      await mkdir(join(staging.root, 'extra'))
+      const sealed = {
+        diffId: diffIdOf(content),
+        tarSize: 16,
+        keepsHeaders: true,
+        parentKey: 'p',
+      } as const
+      const layer = await store.layers.publish(staging, sealed, lease)
+      expect(layer).toEqual({ id: layer.id, ...sealed })
+      expect(layer.id).toMatch(/^[0-9a-f]{32}$/)
+      const directory = store.layers.directory(layer.id)
+      expect(directory).toBe(join(store.dataRoot, 'layers', layer.id))
+      expect(await readFile(join(directory, 'diff', 'content'), 'utf8')).toBe(content)
+      expect(await readFile(join(directory, 'headers.gz'), 'utf8')).toBe('h')
+      for (const gone of ['work', 'extra', 'upper']) expect(await exists(join(directory, gone))).toBe(false)
+      expect(await exists(staging.root)).toBe(false)
+    })
+
+    test('makes short links that lead to the files from the data root', async () => {
+      const content = unique()
+      const layer = await publishContent(store, lease, content)
+      const link = store.layers.shortLink(layer.id)
+      expect(link).toMatch(/^l\/[A-Za-z0-9_-]{8}$/)
+      expect(await readlink(join(store.dataRoot, link))).toBe(`../layers/${layer.id}/diff`)
+      expect(await readFile(join(store.dataRoot, link, 'content'), 'utf8')).toBe(content)
+    })
+
+    test('throws an abandoned staging directory away, once', async () => {
+      const staging = await store.layers.stage(lease)
+      await store.layers.abandon(staging)
+      await store.layers.abandon(staging)
+      expect(await exists(staging.root)).toBe(false)
+      const sealed = { diffId: null, tarSize: null, keepsHeaders: false, parentKey: null }
+      await expect(store.layers.publish(staging, sealed, lease)).rejects.toMatchObject({
+        code: 'ISB_CANCELLED',
+      })
+    })
+
+    test('throws away what was staged under a lease that ends', async () => {
+      const own = await newLease()
+      const staging = await store.layers.stage(own)
+      await store.layers.releaseLease(own)
+      expect(await exists(staging.root)).toBe(false)
+      await expect(store.layers.stage(own)).rejects.toThrow()
+    })
+
+    test('finds layers by content, under the parents they may be used over', async () => {
+      const [standalone, bound] = [unique(), unique()]
+      const free = await publishContent(store, lease, standalone)
+      const tied = await publishContent(store, lease, bound, { parentKey: 'parents' })
+      expect(await store.layers.findByDiffId(diffIdOf(standalone), 'any', lease)).toEqual(free)
+      expect(await store.layers.findByDiffId(diffIdOf(bound), 'parents', lease)).toEqual(tied)
+      expect(await store.layers.findByDiffId(diffIdOf(bound), 'others', lease)).toBeUndefined()
+      expect(await store.layers.findByDiffId(diffIdOf(unique()), 'any', lease)).toBeUndefined()
+    })
+
+    test('records a diff ID that was found later, but never another one', async () => {
+      const content = unique()
+      const layer = await publishContent(store, lease, content, { diffId: null, tarSize: null })
+      expect(layer.diffId).toBeNull()
+      await store.layers.setDiffId(layer.id, diffIdOf(content), 16)
+      const known = { ...layer, diffId: diffIdOf(content), tarSize: 16 }
+      expect(await store.layers.hold([layer.id], lease)).toEqual([known])
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toEqual(known)
+      await store.layers.setDiffId(layer.id, diffIdOf(content), 16)
+      await expect(store.layers.setDiffId(layer.id, diffIdOf('other'), 5)).rejects.toMatchObject({
+        code: 'ISB_DIGEST_MISMATCH',
+      })
+    })
+
+    test('holds all of the layers or none', async () => {
+      const [a, b] = [
+        await publishContent(store, lease, unique()),
+        await publishContent(store, lease, unique()),
+      ]
+      expect(await store.layers.hold([b.id, a.id, b.id], lease)).toEqual([b, a, b])
+      expect(await store.layers.hold([], lease)).toEqual([])
+      await expect(store.layers.hold([a.id, 'f'.repeat(32) as LayerId], lease)).rejects.toMatchObject({
+        code: 'ISB_IMAGE_DAMAGED',
+      })
+    })
+
+    test('uses a layer that was reported as damaged no more, until its content is published again', async () => {
+      const content = unique()
+      const hurt = await publishContent(store, lease, content)
+      await store.layers.reportDamage(hurt.id)
+      await expect(store.layers.hold([hurt.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toBeUndefined()
+      const healed = await publishContent(store, lease, content)
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toEqual(healed)
+    })
+
+    test('holds nothing for an operation that has ended', async () => {
+      const layer = await publishContent(store, lease, unique())
+      const ended = await newLease()
+      await store.layers.releaseLease(ended)
+      await store.layers.releaseLease(ended)
+      await expect(store.layers.hold([layer.id], ended)).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+      const content = unique()
+      await expect(publishContent(store, ended, content)).rejects.toThrow()
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toBeUndefined()
+    })
+
+    test('publishes many layers at once', async () => {
+      const contents = Array.from({ length: 30 }, unique)
+      const layers = await Promise.all(contents.map((content) => publishContent(store, lease, content)))
+      expect(new Set(layers.map((layer) => layer.id)).size).toBe(30)
+      for (const [index, layer] of layers.entries()) {
+        const file = join(store.layers.directory(layer.id), 'diff', 'content')
+        expect(await readFile(file, 'utf8')).toBe(contents[index])
+      }
+    })
+  })
+}

@@ -1,0 +1,38 @@
+import { getuid } from 'node:process'
+import { afterAll, beforeAll, describe } from 'vitest'
+import type { Store } from '../../packages/builder-daemon/src/storage/store.js'
+import { bundleEntry, databaseWorkerEntry } from '../support/bundled-worker.js'
+import { makeRoots, openAt } from '../support/temporary-store.js'
+import { cacheIndexSuite } from './cache-index.js'
+import { imageStoreSuite } from './image-store.js'
+import { layerStoreSuite } from './layer-store.js'
+
+let worker: URL
+
+beforeAll(async () => {
+  worker = await bundleEntry(databaseWorkerEntry)
+})
+
+const closing: (() => Promise<void>)[] = []
+afterAll(async () => {
+  for (const close of closing) await close()
+})
+
+async function open(durability: 'verified' | 'strict') {
+  const roots = await makeRoots()
+  let store: Store | undefined
+  const close = async () => {
+    await store?.close()
+    await roots.remove()
+  }
+  closing.push(close)
+  store = await openAt(roots, worker, { durability })
+  return { layers: store.layers, images: store.images, cache: store.cache, dataRoot: roots.dataRoot, close }
+}
+
+describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
+  imageStoreSuite('the store', () => open('verified'))
+  layerStoreSuite('the verified store', () => open('verified'))
+  layerStoreSuite('the strict store', () => open('strict'))
+  cacheIndexSuite('the store', () => open('verified'))
+})
