@@ -100,7 +100,13 @@ export function checkFileSystem(layout: Layout): void {
   if (name !== undefined) refuse(layout, `it is on ${name}`)
 }
 
-/** Creates the data root itself, so that it can be locked. */
+/** What a data root holds before anything else: of this program, and of the original's. */
+const ownEntries = ['layout-version', 'lock', 'storage']
+
+/**
+ * Creates the data root itself, so that it can be locked. A directory with anybody else's content is refused:
+ * closing it to all but root (think of `--dataroot /home`) would lock its users out.
+ */
 export function makeDataRoot(layout: Layout): void {
   try {
     mkdirSync(layout.dataRoot, { recursive: true, mode: 0o700 })
@@ -108,6 +114,11 @@ export function makeDataRoot(layout: Layout): void {
     refuse(layout, (error as Error).message)
   }
   if (!isRealDirectory(layout.dataRoot)) refuse(layout, 'it is not a directory')
+  // A file system of its own comes with a directory for what fsck(8) finds.
+  const entries = readdirSync(layout.dataRoot).filter((name) => name !== 'lost+found')
+  if (entries.length > 0 && !entries.some((name) => ownEntries.includes(name))) {
+    refuse(layout, 'it is not empty and holds no store')
+  }
   chmodSync(layout.dataRoot, 0o700)
 }
 
