@@ -29,6 +29,7 @@ export const forTests = {
   setpriv: 'util-linux',
   flock: 'util-linux',
   ps: 'procps',
+  'ssh-add': 'openssh-client',
   python3: 'python3',
   'mkfs.ext4': 'e2fsprogs',
 }
