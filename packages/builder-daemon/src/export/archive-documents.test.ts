@@ -1,8 +1,8 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { decodeImageConfig } from '@isula-build/shared/oci/image-config-decode.js'
 import { expect, test } from 'vitest'
+import { decodeManifestDocument } from '../core/image/manifest-document.js'
 import { decodeDockerManifest, decodeRepositories } from './docker-archive.js'
-import { decodeManifestDocument } from './oci-layout.js'
 import { decodeRenames, decodeSeparatedEntry } from './separated-manifest.js'
 
 const hex = 'ab'.repeat(32)

@@ -2,6 +2,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { parentKey } from '@isula-build/shared/oci/chain-id.js'
 import type { DiffId } from '@isula-build/shared/oci/digest.js'
 import { splitLocalName } from '@isula-build/shared/oci/local-name.js'
+import { inParallel } from '../core/images/in-parallel.js'
 import type { ImageRecord } from '../ports/image-store.js'
 import type { LayerRecord } from '../ports/layer-store.js'
 import type { ArchiveOptions, ArchiveServices } from './archive-services.js'
@@ -156,28 +157,4 @@ async function storeLayer(
 /** Top first. Overlayfs takes no directory twice; of a layer that is there twice only the upper one shows. */
 function lowersOf(bottomFirst: readonly string[]): readonly string[] {
   return [...new Set([...bottomFirst].reverse())]
-}
-
-/** Results in the order of `items`. The first failure stops the rest and is thrown once all are still. */
-export async function inParallel<T, R>(
-  items: readonly T[],
-  limit: number,
-  work: (item: T) => Promise<R>,
-): Promise<readonly R[]> {
-  const results: R[] = []
-  const queue = [...items.entries()]
-  let failure: { readonly error: unknown } | undefined
-  const lane = async (): Promise<void> => {
-    for (let next = queue.shift(); next !== undefined && failure === undefined; next = queue.shift()) {
-      const [i, item] = next
-      try {
-        results[i] = await work(item)
-      } catch (error) {
-        failure ??= { error }
-      }
-    }
-  }
-  await Promise.all(Array.from({ length: limit }, lane))
-  if (failure !== undefined) throw failure.error
-  return results
 }

@@ -1,38 +1,30 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Descriptor } from '@isula-build/shared/oci/descriptor.js'
 import { decodeImageConfig } from '@isula-build/shared/oci/image-config-decode.js'
-import {
-  arrayOf,
-  decodeJson,
-  type JsonObject,
-  member,
-  objectOf,
-  optional,
-  stringOf,
-} from '@isula-build/shared/oci/json-document.js'
+import { decodeJson, objectOf, optional, stringOf } from '@isula-build/shared/oci/json-document.js'
 import {
   isIndexMediaType,
   isManifestMediaType,
   layerCompression,
   mediaTypes,
 } from '@isula-build/shared/oci/media-types.js'
-import { formatPlatform, type Platform, platformRank } from '@isula-build/shared/oci/platform.js'
+import type { Platform } from '@isula-build/shared/oci/platform.js'
+import {
+  decodeManifestDocument,
+  isAttestation,
+  type ManifestDocument,
+  pickPlatform,
+} from '../core/image/manifest-document.js'
 import { type ArchiveIndex, readUniqueMember } from './archive-index.js'
 import type { ArchiveLimits } from './archive-limits.js'
 import type { ArchivedImage } from './archived-image.js'
 import { archivedName } from './docker-archive.js'
-import { decodeDescriptor, findBlob, readBlob } from './oci-descriptor.js'
+import { findBlob, readBlob } from './oci-descriptor.js'
 
 const layoutVersion = '1.0.0'
 const maxIndexDepth = 5
-const maxManifests = 10_000
 const refName = 'org.opencontainers.image.ref.name'
 const containerdName = 'io.containerd.image.name'
-
-/** A manifest or an index, told apart by what it holds. */
-export type ManifestDocument =
-  | { readonly kind: 'index'; readonly manifests: readonly Descriptor[] }
-  | { readonly kind: 'manifest'; readonly config: Descriptor; readonly layers: readonly Descriptor[] }
 
 interface Context {
   readonly index: ArchiveIndex
@@ -66,55 +58,6 @@ export async function readOciLayout(
   return images
 }
 
-/**
- * Decodes a manifest or index. One that is both, or that says another media type than its descriptor, is
- * refused: readers disagree on what it means (CVE-2021-41190).
- */
-export function decodeManifestDocument(
-  bytes: Uint8Array,
-  what: string,
-  mediaType: string | undefined,
-): ManifestDocument {
-  const json = objectOf(decodeJson(bytes, what), what)
-  const stated = optional(json, 'mediaType', stringOf)
-  if (mediaType !== undefined && stated !== undefined && stated !== mediaType) {
-    throw invalid(`${what} says it is ${quote(stated)}, its descriptor says ${quote(mediaType)}`)
-  }
-  const isIndex = Object.hasOwn(json, 'manifests')
-  const isManifest = ['layers', 'config', 'fsLayers'].some((key) => Object.hasOwn(json, key))
-  if (isIndex && isManifest) throw invalid(`${what} is ambiguous: it is both a manifest and an index`)
-  const type = mediaType ?? stated
-  if (
-    type !== undefined && isIndex
-      ? !isIndexMediaType(type ?? '')
-      : type !== undefined && !isManifestMediaType(type)
-  ) {
-    throw invalid(`${what} does not hold what its media type ${quote(type ?? '')} says`)
-  }
-  return isIndex ? indexOf(json, what) : manifestOf(json, what)
-}
-
-function indexOf(json: JsonObject, what: string): ManifestDocument {
-  const manifests = optional(json, 'manifests', arrayOf) ?? []
-  if (manifests.length > maxManifests) {
-    throw new BuilderError('ISB_LIMIT_EXCEEDED', `${what} lists more than ${maxManifests} manifests`)
-  }
-  return {
-    kind: 'index',
-    manifests: manifests.map((item) => decodeDescriptor(item, `a manifest in ${what}`)),
-  }
-}
-
-function manifestOf(json: JsonObject, what: string): ManifestDocument {
-  if (member(json, 'config') === undefined) throw invalid(`${what} has no "config"`)
-  const layers = optional(json, 'layers', arrayOf) ?? []
-  return {
-    kind: 'manifest',
-    config: decodeDescriptor(member(json, 'config'), `"config" of ${what}`),
-    layers: layers.map((item) => decodeDescriptor(item, `a layer in ${what}`)),
-  }
-}
-
 async function checkLayoutVersion(index: ArchiveIndex, limits: ArchiveLimits): Promise<void> {
   const bytes = await readUniqueMember(index, 'oci-layout', limits.dockerManifest)
   if (bytes === undefined) throw invalid('the file oci-layout is missing')
@@ -143,11 +86,6 @@ function groupByName(
   return new Map([...groups.values()].map((group) => [group.names, group.descriptors]))
 }
 
-/** BuildKit stores provenance beside images as manifests for an unknown platform. */
-function isAttestation(descriptor: Descriptor): boolean {
-  return descriptor.annotations?.['vnd.docker.reference.type'] === 'attestation-manifest'
-}
-
 /**
  * `io.containerd.image.name` is always a whole reference; `ref.name` may be one or only a tag, which counts
  * as a name when there is nothing else, as in the original.
@@ -160,28 +98,7 @@ function namesOf(descriptor: Descriptor): readonly string[] {
 
 function descriptorsToLoad(descriptors: readonly Descriptor[], platform: Platform): readonly Descriptor[] {
   const forPlatforms = descriptors.length > 1 && descriptors.every((item) => item.platform !== undefined)
-  return forPlatforms ? [pick(descriptors, platform)] : descriptors
-}
-
-/** The best match for the platform; entries that name none are for any, and a single entry is what it is. */
-function pick(candidates: readonly Descriptor[], platform: Platform): Descriptor {
-  const descriptors = candidates.filter((descriptor) => !isAttestation(descriptor))
-  const [only] = descriptors
-  if (only !== undefined && descriptors.length === 1) return only
-  let best: { descriptor: Descriptor; rank: number } | undefined
-  for (const descriptor of descriptors) {
-    const rank =
-      descriptor.platform === undefined
-        ? Number.MAX_SAFE_INTEGER
-        : platformRank(platform, descriptor.platform)
-    if (rank !== undefined && (best === undefined || rank < best.rank)) best = { descriptor, rank }
-  }
-  if (best !== undefined) return best.descriptor
-  const have = descriptors.map((item) => (item.platform === undefined ? '?' : formatPlatform(item.platform)))
-  throw new BuilderError(
-    'ISB_PLATFORM_UNSUPPORTED',
-    `the archive has no image for ${formatPlatform(platform)}, only for ${have.slice(0, 20).join(', ') || 'none'}`,
-  )
+  return forPlatforms ? [pickPlatform(descriptors, platform, 'the archive')] : descriptors
 }
 
 async function resolveImage(
@@ -198,7 +115,7 @@ async function resolveImage(
   const bytes = await readBlob(index, descriptor, { what: 'manifest', limit: limits.document })
   const document = decodeManifestDocument(bytes, what, descriptor.mediaType)
   if (document.kind === 'index') {
-    const child = pick(document.manifests, context.platform)
+    const child = pickPlatform(document.manifests, context.platform, 'the archive')
     return resolveImage(context, child, { names, depth: depth + 1 })
   }
   return locate(context, document, names)

@@ -1,10 +1,10 @@
 import { digestHex, digestOf } from '@isula-build/shared/oci/digest.js'
 import { splitLocalName } from '@isula-build/shared/oci/local-name.js'
 import { encodeIndex, encodeManifest } from '../core/image/manifest.js'
+import { layersToSave, type SavedLayer } from '../core/images/saved-layers.js'
 import type { ImageRecord } from '../ports/image-store.js'
 import type { ArchiveOptions, ArchiveServices } from './archive-services.js'
-import { layersToSave } from './saved-layers.js'
-import { type OutputMember, type SavedLayer, writeTar } from './tar-output.js'
+import { type OutputMember, writeTar } from './tar-output.js'
 
 export interface SaveRequest {
   readonly images: readonly SaveImage[]

@@ -6,15 +6,15 @@ import { createGzip } from 'node:zlib'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { digestHex } from '@isula-build/shared/oci/digest.js'
 import { splitLocalName } from '@isula-build/shared/oci/local-name.js'
+import { layersToSave, type SavedLayer } from '../core/images/saved-layers.js'
 import type { ImageRecord } from '../ports/image-store.js'
 import { type ArchiveDirectory, checkFileName } from './archive-directory.js'
 import { createSpool } from './archive-file.js'
 import type { ArchiveOptions, ArchiveServices } from './archive-services.js'
 import { fileChunks, throwIfAborted, writeAll } from './descriptor-io.js'
 import { configMember, jsonMember, layerFile, layerMembers, repositories } from './save.js'
-import { layersToSave } from './saved-layers.js'
 import { encodeSeparatedManifest, type SeparatedEntry, separatedManifestFile } from './separated-manifest.js'
-import { type OutputMember, type SavedLayer, writeTar } from './tar-output.js'
+import { type OutputMember, writeTar } from './tar-output.js'
 
 export interface NamedImage {
   /** As the user wrote it; an image ID is refused. */

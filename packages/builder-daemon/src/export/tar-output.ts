@@ -1,8 +1,7 @@
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
-import type { DiffId } from '@isula-build/shared/oci/digest.js'
+import type { SavedLayer } from '../core/images/saved-layers.js'
 import { BLOCK, noAttributes, padding } from '../layer/tar/entry.js'
 import { encodeHeader } from '../layer/tar/writer.js'
-import type { LayerId } from '../ports/layer-store.js'
 import type { ArchiveServices } from './archive-services.js'
 import { writeAll } from './descriptor-io.js'
 
@@ -16,14 +15,6 @@ export type OutputMember =
       readonly name: string
       readonly layer: SavedLayer
     }
-
-export interface SavedLayer {
-  readonly id: LayerId
-  readonly directory: string
-  readonly keepsHeaders: boolean
-  readonly diffId: DiffId
-  readonly size: number
-}
 
 interface Target {
   readonly fd: number

@@ -1,8 +1,22 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import type { ImageRecord } from '../ports/image-store.js'
-import type { LayerRecord } from '../ports/layer-store.js'
-import type { ArchiveOptions, ArchiveServices } from './archive-services.js'
-import type { SavedLayer } from './tar-output.js'
+import type { DiffId } from '@isula-build/shared/oci/digest.js'
+import type { ImageRecord } from '../../ports/image-store.js'
+import type { LayerId, LayerRecord, LayerStore, Lease } from '../../ports/layer-store.js'
+import type { LayerWorkers } from '../../ports/layer-worker.js'
+
+/** A layer whose tar is known; sizes in bytes. */
+export interface SavedLayer {
+  readonly id: LayerId
+  readonly directory: string
+  readonly keepsHeaders: boolean
+  readonly diffId: DiffId
+  readonly size: number
+}
+
+interface SavingServices {
+  readonly layers: LayerStore
+  readonly workers: LayerWorkers
+}
 
 /**
  * The layers of an image, bottom first, with the sizes their tars will have; layers that were never hashed
@@ -10,8 +24,8 @@ import type { SavedLayer } from './tar-output.js'
  */
 export async function layersToSave(
   image: ImageRecord,
-  services: Pick<ArchiveServices, 'layers' | 'workers'>,
-  options: Pick<ArchiveOptions, 'lease' | 'signal'>,
+  services: SavingServices,
+  options: { readonly lease: Lease; readonly signal: AbortSignal },
 ): Promise<readonly SavedLayer[]> {
   const diffIds = image.config.rootfs.diff_ids
   const held = await services.layers.hold(
@@ -41,8 +55,8 @@ export async function layersToSave(
 
 async function sealed(
   record: LayerRecord,
-  { layers, workers }: Pick<ArchiveServices, 'layers' | 'workers'>,
-  { signal }: Pick<ArchiveOptions, 'signal'>,
+  { layers, workers }: SavingServices,
+  { signal }: { readonly signal: AbortSignal },
 ): Promise<Pick<SavedLayer, 'diffId'> & { readonly tarSize: number }> {
   if (record.diffId !== null && record.tarSize !== null) {
     return { diffId: record.diffId, tarSize: record.tarSize }
