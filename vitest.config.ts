@@ -4,6 +4,13 @@ import { defineConfig } from 'vitest/config'
 const shared = fileURLToPath(new URL('./packages/shared/src/', import.meta.url))
 const alias = [{ find: /^@isula-build\/shared\/(.*)\.js$/, replacement: `${shared}$1.ts` }]
 
+/** What reads bytes of strangers. */
+const fuzzed = [
+  'packages/shared/src/dockerfile/fuzz.test.ts',
+  'packages/shared/src/rpc/proto.test.ts',
+  'packages/builder-daemon/src/layer/tar/reader.test.ts',
+]
+
 export default defineConfig({
   test: {
     // Most tests wait for processes of their own; more than this many at once would only slow each other down.
@@ -14,19 +21,16 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['packages/**/*.test.ts', 'test/*.test.ts', 'test/suites/**/*.test.ts'],
+          exclude: ['**/node_modules/**', ...fuzzed],
           testTimeout: 30_000,
         },
       },
       {
-        // What reads bytes of strangers: a minute of random ones each, at once, when all else is done.
+        // A minute of random bytes each, at once, when all else is done.
         resolve: { alias },
         test: {
           name: 'fuzz',
-          include: [
-            'packages/shared/src/dockerfile/fuzz.test.ts',
-            'packages/shared/src/rpc/proto.test.ts',
-            'packages/builder-daemon/src/layer/tar/reader.test.ts',
-          ],
+          include: fuzzed,
           env: { ISULA_FUZZ_SECONDS: process.env['ISULA_FUZZ_SECONDS'] ?? '60' },
           maxWorkers: 3,
           sequence: { groupOrder: 1 },

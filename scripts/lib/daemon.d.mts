@@ -21,6 +21,8 @@ export interface DaemonOptions {
   readonly group?: string
   readonly args?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
+  /** A command that becomes what is behind it. */
+  readonly through?: readonly string[]
   /** False: prepared, not started. */
   readonly start?: boolean
 }

@@ -51,7 +51,8 @@ export async function startDaemon(options = {}) {
 
   daemon.start = async () => {
     const out = openSync(log, 'a')
-    const child = spawn(join(root, 'bin/isula-builder'), args, { env, stdio: ['ignore', out, out] })
+    const [command, ...rest] = [...(options.through ?? []), join(root, 'bin/isula-builder'), ...args]
+    const child = spawn(command, rest, { env, stdio: ['ignore', out, out] })
     closeSync(out)
     daemon.child = child
     daemon.exited = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })))

@@ -10,8 +10,15 @@ const say = (text) => process.stderr.write(`[setup] ${text}\n`)
 
 /** Programs by the Debian package that brings them. */
 export const forBuild = { python3: 'python3', make: 'make', 'g++': 'g++' }
-/** The daemon itself needs no more: it runs containers, and unpacks archives with these. */
-export const forService = { runc: 'runc', xz: 'xz-utils', bzip2: 'bzip2', groupadd: 'passwd' }
+/** The daemon itself needs no more: it runs containers, and packs and unpacks archives with these. */
+export const forService = {
+  runc: 'runc',
+  xz: 'xz-utils',
+  bzip2: 'bzip2',
+  igzip: 'isal',
+  gpg: 'gpg',
+  groupadd: 'passwd',
+}
 export const forDemo = { ...forService, busybox: 'busybox-static', unshare: 'util-linux', tar: 'tar' }
 export const forTests = {
   ...forDemo,
@@ -21,6 +28,8 @@ export const forTests = {
   buildah: 'buildah',
   umoci: 'umoci',
   dockerd: 'docker.io',
+  'docker-registry': 'docker-registry',
+  openssl: 'openssl',
   mmdebstrap: 'mmdebstrap',
   getfattr: 'attr',
   setcap: 'libcap2-bin',
@@ -32,6 +41,7 @@ export const forTests = {
   'ssh-add': 'openssh-client',
   python3: 'python3',
   'mkfs.ext4': 'e2fsprogs',
+  'systemd-analyze': 'systemd',
 }
 
 /** A reason to stop that needs no stack trace. */

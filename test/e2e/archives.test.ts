@@ -14,6 +14,7 @@ import {
   createBench,
   dockerArchive,
 } from '../../packages/builder-daemon/src/export/test-archives.js'
+import { unmountBelow } from '../support/judges.js'
 
 /** What other tools make of the archives written here, and the other way round. */
 
@@ -206,6 +207,7 @@ describe.skipIf(!isRoot)('archives', () => {
       const ended = once(daemon, 'exit')
       daemon.kill('SIGTERM')
       await ended
+      unmountBelow(home)
       rmSync(home, { recursive: true, force: true })
     })
 

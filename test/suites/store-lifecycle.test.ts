@@ -520,7 +520,9 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
   })
 
   test('opens within two seconds with 1,000 layers', { timeout: 120_000 }, async () => {
-    const first = await open({ flushDelayMs: 1e6 })
+    // A backup, due after a number of commits, would bring back the layers published until then.
+    const backups = { commits: 1e6, maxAgeMs: 1e6, minGapMs: 0, keep: 1 }
+    const first = await open({ flushDelayMs: 1e6, backups })
     const lease = await first.layers.acquireLease({ uid: 0, purpose: 'build' })
     for (let batch = 0; batch < 10; batch++) {
       await Promise.all(
