@@ -42,18 +42,38 @@ export function parseCgroupMounts(mountinfo: string): Pick<Cgroups, 'mode' | 'hi
   return { mode, hierarchies: all }
 }
 
-/** Finds the hierarchies and makes `parent` where processes are counted; `none` when that is refused. */
+const refusals = ['EROFS', 'EACCES', 'EPERM', 'ENOENT'] as const
+
+/**
+ * Finds the hierarchies and makes `parent` in them; `none` when that is refused where processes are counted. In the
+ * others it is there so that nobody who ends removes the directory above, which several daemons share, under the feet
+ * of a runtime that makes one in it.
+ */
 export function detectCgroups(parent: string): Cgroups {
   const found = parseCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
   const counting = countingHierarchies(found)
   if (counting.length === 0) return noCgroups
-  try {
-    for (const hierarchy of counting) mkdirSync(join(hierarchy.path, parent), { recursive: true })
-  } catch (error) {
-    if (!hasErrno(error, 'EROFS', 'EACCES', 'EPERM', 'ENOENT')) throw error
-    return noCgroups
+  for (const hierarchy of found.hierarchies) {
+    try {
+      makeDirectories(join(hierarchy.path, parent))
+    } catch (error) {
+      if (!hasErrno(error, ...refusals)) throw error
+      if (counting.includes(hierarchy)) return noCgroups
+    }
   }
   return { ...found, limitsProcesses: counting.some(hasPids) }
+}
+
+/** Again when somebody removed the directory above between the two steps. */
+function makeDirectories(path: string): void {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      mkdirSync(path, { recursive: true })
+      return
+    } catch (error) {
+      if (attempt === 5 || !hasErrno(error, 'ENOENT')) throw error
+    }
+  }
 }
 
 function isUnified(hierarchy: CgroupHierarchy): boolean {
