@@ -67,6 +67,7 @@ await build({
     main: at(daemon, 'main.ts'),
     'layer-worker': at(daemon, 'workers/layer-worker.ts'),
     'database-worker': at(daemon, 'workers/database-worker.ts'),
+    'transfer-worker': at(daemon, 'workers/transfer-worker.ts'),
     'identity-helper': at(daemon, 'workers/identity-helper.ts'),
     launcher: at(daemon, 'workers/launcher.ts'),
   },

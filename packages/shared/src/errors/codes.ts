@@ -86,7 +86,14 @@ export const codes = {
     hint: 'Install runc, set `runtime` in configuration.toml, or build with `--isolation chroot`.',
   },
   ISB_REGISTRY_DENIED: { grpc: 'PERMISSION_DENIED', exit: 1 },
+  ISB_MANIFEST_INVALID: { grpc: 'FAILED_PRECONDITION', exit: 1 },
+  ISB_POLICY_REJECTED: {
+    grpc: 'PERMISSION_DENIED',
+    exit: 1,
+    hint: 'policy.json decides which images may be used.',
+  },
   ISB_REGISTRY_UNAVAILABLE: { grpc: 'UNAVAILABLE', exit: 1 },
+  ISB_ENGINE_FAILED: { grpc: 'FAILED_PRECONDITION', exit: 1 },
   ISB_UNSUPPORTED: { grpc: 'UNIMPLEMENTED', exit: 1 },
   ISB_DAEMON_UNREACHABLE: { grpc: 'UNAVAILABLE', exit: 125 },
   ISB_SHUTTING_DOWN: {

@@ -6,6 +6,7 @@ export const mediaTypes = {
   dockerLayer: 'application/vnd.docker.image.rootfs.diff.tar',
   dockerLayerGzip: 'application/vnd.docker.image.rootfs.diff.tar.gzip',
   dockerLayerZstd: 'application/vnd.docker.image.rootfs.diff.tar.zstd',
+  dockerForeignLayer: 'application/vnd.docker.image.rootfs.foreign.diff.tar',
   dockerForeignLayerGzip: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
   ociManifest: 'application/vnd.oci.image.manifest.v1+json',
   ociIndex: 'application/vnd.oci.image.index.v1+json',
@@ -15,6 +16,7 @@ export const mediaTypes = {
   ociLayerZstd: 'application/vnd.oci.image.layer.v1.tar+zstd',
   ociNondistributableLayer: 'application/vnd.oci.image.layer.nondistributable.v1.tar',
   ociNondistributableLayerGzip: 'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip',
+  ociNondistributableLayerZstd: 'application/vnd.oci.image.layer.nondistributable.v1.tar+zstd',
   ociEmpty: 'application/vnd.oci.empty.v1+json',
 } as const
 
@@ -50,6 +52,7 @@ export function layerMediaType(format: ManifestFormat, compression: LayerCompres
 export function layerCompression(mediaType: string): LayerCompression | undefined {
   switch (mediaType) {
     case mediaTypes.dockerLayer:
+    case mediaTypes.dockerForeignLayer:
     case mediaTypes.ociLayer:
     case mediaTypes.ociNondistributableLayer:
       return 'none'
@@ -60,10 +63,23 @@ export function layerCompression(mediaType: string): LayerCompression | undefine
       return 'gzip'
     case mediaTypes.dockerLayerZstd:
     case mediaTypes.ociLayerZstd:
+    case mediaTypes.ociNondistributableLayerZstd:
       return 'zstd'
     default:
       return undefined
   }
+}
+
+/** A layer that its author does not want to see in other registries; it may not be where its manifest is. */
+export function isForeignLayer(mediaType: string): boolean {
+  const foreign: readonly string[] = [
+    mediaTypes.dockerForeignLayer,
+    mediaTypes.dockerForeignLayerGzip,
+    mediaTypes.ociNondistributableLayer,
+    mediaTypes.ociNondistributableLayerGzip,
+    mediaTypes.ociNondistributableLayerZstd,
+  ]
+  return foreign.includes(mediaType)
 }
 
 export function isManifestMediaType(mediaType: string): boolean {
