@@ -44,6 +44,15 @@ test('the optional files may be missing, with a warning each', () => {
   )
 })
 
+test('the audit log lies in the data root, or where the file says', () => {
+  expect(load().auditLog).toBe('/var/lib/isula-build/audit.log')
+  expect(load('--dataroot=/d').auditLog).toBe('/d/audit.log')
+  write('configuration.toml', 'audit_log = "/var/log/isula/audit.log"\n')
+  expect(load('--dataroot=/d').auditLog).toBe('/var/log/isula/audit.log')
+  write('configuration.toml', 'audit_log = "audit.log"\n')
+  expect(() => load()).toThrow('audit_log("audit.log") must be an absolute path')
+})
+
 test('a flag wins over configuration.toml, which wins over storage.toml', () => {
   write('storage.toml', '[storage]\ngraphroot = "/s/data"\nrunroot = "/s/run"\n')
   expect(load()).toMatchObject({ dataRoot: '/s/data', runRoot: '/s/run' })
@@ -88,11 +97,42 @@ gids = [27]
   })
 })
 
+test('[registry] has defaults, and takes seconds and durations', () => {
+  const defaults = { idleTimeout: 60_000, connectTimeout: 30_000, retries: 4, retryDelay: 1000 }
+  expect(load().registry).toEqual({ ...defaults, maxConnections: 6, trustedHosts: [] })
+  write(
+    'configuration.toml',
+    '[registry]\nidle_timeout = 1.5\nconnect_timeout = "1m30s"\nretries = 0\nretry_delay = "250ms"\nmax_connections = 2\ntrusted_hosts = ["10.0.0.0/8", "minio.internal", "*.corp", "fd00::1"]\n',
+  )
+  expect(load().registry).toEqual({
+    ...{ idleTimeout: 1500, connectTimeout: 90_000, retries: 0, retryDelay: 250 },
+    maxConnections: 2,
+    trustedHosts: ['10.0.0.0/8', 'minio.internal', '*.corp', 'fd00::1'],
+  })
+})
+
+test('a scope that two files of registries.d configure is refused at the start', () => {
+  mkdirSync(join(directory, 'registries.d'))
+  write('registries.d/a.yaml', 'default-docker:\n  lookaside: file:///a\n')
+  write('registries.d/b.yaml', 'default-docker:\n  lookaside: file:///b\n')
+  expect(() => load()).toThrow(/b\.yaml:1: `default-docker` is configured in .*a\.yaml already/)
+})
+
 test.each([
   ['loglevel = "loud"\n', /configuration\.toml: `loglevel` is "loud", expected one of debug/],
   ['durability = "maybe"\n', /configuration\.toml: `durability` is "maybe"/],
   ['x = 1\nmax_builds = 0\n', /configuration\.toml:2: `max_builds` must be between 1 and 1000/],
   ['[privileged]\nuids = ["root"]\n', /configuration\.toml:2: `privileged\.uids` must be a list of whole/],
+  ['[registry]\nidle_timeout = 0\n', /:2: `registry\.idle_timeout` must be between 0\.1 and 3600 seconds/],
+  ['[registry]\nretry_delay = "soon"\n', /:2: `registry\.retry_delay` must be seconds, or a duration like/],
+  ['[registry]\nmax_connections = 65\n', /:2: `registry\.max_connections` must be between 1 and 64/],
+  ['[registry]\ntrusted_hosts = "x"\n', /:2: `registry\.trusted_hosts` must be a list of strings/],
+  [
+    '[registry]\ntrusted_hosts = ["10.0.0.0/33"]\n',
+    /:2: `registry\.trusted_hosts` holds "10\.0\.0\.0\/33", expected/,
+  ],
+  ['[registry]\ntrusted_hosts = ["minio:9000"]\n', /holds "minio:9000", expected a host without a port/],
+  ['[registry]\ntrusted_hosts = ["*"]\n', /holds "\*", expected/],
   ['debug = 1\n', /configuration\.toml:1: `debug` must be true or false/],
   ['debug = \n', /configuration\.toml:1:\d+: /],
   ['data_root = "relative"\n', /dataroot\("relative"\) must be an absolute path/],
@@ -166,9 +206,12 @@ test.each(['registries.toml', 'policy.json'])('%s must exist', (name) => {
   expect(() => load()).toThrow(`${join(directory, name)} is missing`)
 })
 
-test.each(['[]', '"x"', 'null', '{}', '{"default": 1}'])('a policy of %s is refused', (text) => {
+test.each([
+  ...['[]', '"x"', 'null'].map((text) => [text, 'the policy must be an object'] as const),
+  ...['{}', '{"default": 1}'].map((text) => [text, '`default` must be a list of requirements'] as const),
+])('a policy of %s is refused', (text, reason) => {
   write('policy.json', text)
-  expect(() => load()).toThrow(/policy\.json: `default` must be a list of requirements/)
+  expect(() => load()).toThrow(`policy.json:1: ${reason}`)
 })
 
 describe('registries.toml', () => {

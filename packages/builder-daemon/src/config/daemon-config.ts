@@ -1,7 +1,12 @@
+import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { listsOf } from '../core/registries/registry-table.js'
 import { readConfigFile } from './config-file.js'
 import type { DaemonFlags } from './flags.js'
+import { readPolicyFile } from './policy-file.js'
+import { readRegistriesFile } from './registries-file.js'
+import { readSignaturePlaces } from './signature-places.js'
 import { parseToml, type TableReader, tableReader } from './toml.js'
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
@@ -10,6 +15,32 @@ export interface RegistryLists {
   readonly search: readonly string[]
   readonly insecure: readonly string[]
   readonly block: readonly string[]
+}
+
+/** How registries are spoken to; times in milliseconds. */
+export interface RegistrySettings {
+  /** In which a connection must bring something. */
+  readonly idleTimeout: number
+  readonly connectTimeout: number
+  /** Attempts after a failed one, where the caller does not say. */
+  readonly retries: number
+  /** Before the first of them, doubled each time. */
+  readonly retryDelay: number
+  /** Transfers to and from one registry at once. */
+  readonly maxConnections: number
+  /**
+   * Hosts, `*.domain`s, addresses and CIDRs that any registry may name in redirects, realms and upload locations, however
+   * near to the daemon, and by plain HTTP.
+   */
+  readonly trustedHosts: readonly string[]
+}
+
+/** Engines of this machine that images are handed to. */
+export interface EngineSettings {
+  readonly dockerSocket: string
+  readonly isulaSocket: string
+  /** Path of the program; undefined: looked for. */
+  readonly isula: string | undefined
 }
 
 /** What the daemon runs with, after precedence: flag > configuration.toml > storage.toml > default. */
@@ -21,6 +52,8 @@ export interface DaemonConfig {
   readonly group: string
   readonly logLevel: LogLevel
   readonly experimental: boolean
+  /** Path of the audit log. */
+  readonly auditLog: string
   /** Name or path of the OCI runtime. */
   readonly runtime: string
   readonly storageDriver: 'overlay'
@@ -30,7 +63,10 @@ export interface DaemonConfig {
   /** uids and gids that may use `--cap-add`, `--security=insecure` and `--isolation chroot`; root always may. */
   readonly privilegedUids: readonly number[]
   readonly privilegedGids: readonly number[]
+  /** As they were at the start; RegistryRules follows the file. */
   readonly registries: RegistryLists
+  readonly registry: RegistrySettings
+  readonly engines: EngineSettings
   /** Things worth a line in the log, found while reading. */
   readonly warnings: readonly string[]
 }
@@ -49,8 +85,9 @@ export function loadConfig(flags: DaemonFlags): DaemonConfig {
   }
   const storageFile = optional('storage.toml')
   const storage = storageFile.table('storage')
-  const registries = readRegistries(file('registries.toml'))
-  requirePolicy(file('policy.json'))
+  const registries = readRegistriesFile(file('registries.toml'))
+  readPolicyFile(file('policy.json'))
+  readSignaturePlaces(file('registries.d'))
   const main = optional('configuration.toml')
 
   const driver = flags.storageDriver ?? storage?.string('driver') ?? 'overlay'
@@ -72,6 +109,8 @@ export function loadConfig(flags: DaemonFlags): DaemonConfig {
       `runroot("${runRoot}") and dataroot("${dataRoot}") must be different paths`,
     )
   }
+  const auditLog = main.string('audit_log') ?? join(dataRoot, 'audit.log')
+  requireAbsolute('audit_log', auditLog)
   for (const option of flags.storageOpts) warnings.push(`--storage-opt ${option} has no effect`)
   const privileged = main.table('privileged')
   return {
@@ -82,6 +121,7 @@ export function loadConfig(flags: DaemonFlags): DaemonConfig {
     group: flags.group ?? main.string('group') ?? 'isula',
     logLevel: logLevel(flags, main, file('configuration.toml')),
     experimental: flags.experimental ?? main.boolean('experimental') ?? false,
+    auditLog,
     runtime: main.string('runtime') ?? 'runc',
     storageDriver: 'overlay',
     durability: durability(main.string('durability'), file('configuration.toml')),
@@ -89,7 +129,9 @@ export function loadConfig(flags: DaemonFlags): DaemonConfig {
     maxWaitingBuilds: main.integer('max_waiting_builds', { min: 0, max: 100_000 }) ?? 1000,
     privilegedUids: privileged?.integers('uids') ?? [],
     privilegedGids: privileged?.integers('gids') ?? [],
-    registries,
+    registries: listsOf(registries.table),
+    registry: registrySettings(main.table('registry')),
+    engines: engineSettings(main.table('engines')),
     warnings,
   }
 }
@@ -127,37 +169,43 @@ function sameOrBelow(path: string, other: string): boolean {
   return clean(path).startsWith(clean(other))
 }
 
-function readRegistries(path: string): RegistryLists {
-  const text = readConfigFile(path)
-  if (text === undefined) throw new BuilderError('ISB_CONFIG_INVALID', `${path} is missing`)
-  const reader = tableReader(parseToml(text, path), text, path)
-  const nested = reader.table('registries')
-  const v1 = (name: string): readonly string[] => nested?.table(name)?.strings('registries') ?? []
-  const unqualified = reader.strings('unqualified-search-registries')
-  const registries = reader.tables('registry')
-  if (nested !== undefined && (unqualified !== undefined || registries.length > 0)) {
-    throw new BuilderError('ISB_CONFIG_INVALID', `${path}: mixing sysregistry v1/v2 is not supported`)
+const second = 1000
+const hour = 3600 * second
+
+function registrySettings(table: TableReader | undefined): RegistrySettings {
+  return {
+    idleTimeout: table?.duration('idle_timeout', { min: 100, max: hour }) ?? 60 * second,
+    connectTimeout: table?.duration('connect_timeout', { min: 100, max: hour }) ?? 30 * second,
+    retries: table?.integer('retries', { min: 0, max: 100 }) ?? 4,
+    retryDelay: table?.duration('retry_delay', { min: 0, max: hour }) ?? second,
+    maxConnections: table?.integer('max_connections', { min: 1, max: 64 }) ?? 6,
+    trustedHosts: trustedHosts(table),
   }
-  if (nested !== undefined) return { search: v1('search'), insecure: v1('insecure'), block: v1('block') }
-  const v2 = (flag: string): readonly string[] =>
-    registries.flatMap((registry) => {
-      const name = registry.string('prefix') ?? registry.string('location')
-      return registry.boolean(flag) === true && name !== undefined ? [name] : []
-    })
-  return { search: unqualified ?? [], insecure: v2('insecure'), block: v2('blocked') }
 }
 
-function requirePolicy(path: string): void {
-  const text = readConfigFile(path)
-  if (text === undefined) throw new BuilderError('ISB_CONFIG_INVALID', `${path} is missing`)
-  let policy: unknown
-  try {
-    policy = JSON.parse(text)
-  } catch (error) {
-    throw new BuilderError('ISB_CONFIG_INVALID', `${path}: ${(error as Error).message}`, { cause: error })
-  }
-  const isObject = typeof policy === 'object' && policy !== null && !Array.isArray(policy)
-  if (!isObject || !Array.isArray((policy as { default?: unknown }).default)) {
-    throw new BuilderError('ISB_CONFIG_INVALID', `${path}: \`default\` must be a list of requirements`)
-  }
+function trustedHosts(table: TableReader | undefined): readonly string[] {
+  const entries = table?.strings('trusted_hosts') ?? []
+  const wrong = entries.find((entry) => !isTrustable(entry))
+  if (table === undefined || wrong === undefined) return entries
+  const expected = 'expected a host without a port, *.domain, an address or a CIDR'
+  const problem = `holds ${JSON.stringify(wrong)}, ${expected}`
+  throw new BuilderError('ISB_CONFIG_INVALID', table.complaint('trusted_hosts', problem))
+}
+
+function isTrustable(entry: string): boolean {
+  const [address = '', bits, ...rest] = entry.split('/')
+  const family = isIP(address)
+  if (family === 0) return /^(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/i.test(entry)
+  if (bits === undefined) return true
+  return rest.length === 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= (family === 4 ? 32 : 128)
+}
+
+function engineSettings(table: TableReader | undefined): EngineSettings {
+  const dockerSocket = table?.string('docker_socket') ?? '/var/run/docker.sock'
+  const isulaSocket = table?.string('isula_socket') ?? '/var/run/isulad.sock'
+  const isula = table?.string('isula')
+  requireAbsolute('engines.docker_socket', dockerSocket)
+  requireAbsolute('engines.isula_socket', isulaSocket)
+  if (isula !== undefined) requireAbsolute('engines.isula', isula)
+  return { dockerSocket, isulaSocket, isula }
 }

@@ -20,25 +20,31 @@ export interface TableReader {
   string(key: string): string | undefined
   boolean(key: string): boolean | undefined
   integer(key: string, range: { min: number; max: number }): number | undefined
+  /** Seconds as a number, or text as Go writes durations (`1m30s`, `500ms`); milliseconds, as is the range. */
+  duration(key: string, range: { min: number; max: number }): number | undefined
   strings(key: string): readonly string[] | undefined
   integers(key: string): readonly number[] | undefined
   table(key: string): TableReader | undefined
   tables(key: string): readonly TableReader[]
+  /** What the table holds. */
+  readonly keys: readonly string[]
+  /** `file:line: \`key\` PROBLEM`, for complaints of the reader's own. */
+  complaint(key: string, problem: string): string
 }
 
+/** Names of tables, and places in arrays of tables. */
+type TomlPath = readonly (string | number)[]
+
 /** `path` is where `table` stands in the file, for complaints. */
-export function tableReader(
-  table: TomlTable,
-  text: string,
-  file: string,
-  path: readonly string[] = [],
-): TableReader {
-  const fail = (key: string, expected: string): BuilderError => {
+export function tableReader(table: TomlTable, text: string, file: string, path: TomlPath = []): TableReader {
+  const complaint = (key: string, problem: string): string => {
     const full = [...path, key]
     const line = lineOf(text, full)
-    const at = line === undefined ? file : `${file}:${line}`
-    return new BuilderError('ISB_CONFIG_INVALID', `${at}: \`${full.join('.')}\` must be ${expected}`)
+    const name = full.filter((part) => typeof part === 'string').join('.')
+    return `${line === undefined ? file : `${file}:${line}`}: \`${name}\` ${problem}`
   }
+  const fail = (key: string, expected: string): BuilderError =>
+    new BuilderError('ISB_CONFIG_INVALID', complaint(key, `must be ${expected}`))
   const typed = <T>(key: string, is: (value: unknown) => value is T, expected: string): T | undefined => {
     const value: unknown = table[key]
     if (value === undefined) return undefined
@@ -64,6 +70,16 @@ export function tableReader(
       if (value !== undefined && (value < min || value > max)) throw fail(key, `between ${min} and ${max}`)
       return value
     },
+    duration: (key, { min, max }) => {
+      const value: unknown = table[key]
+      if (value === undefined || value === '') return undefined
+      const milliseconds = typeof value === 'number' ? value * 1000 : parseDuration(value)
+      if (milliseconds === undefined) throw fail(key, 'seconds, or a duration like "1m30s"')
+      if (milliseconds < min || milliseconds > max) {
+        throw fail(key, `between ${min / 1000} and ${max / 1000} seconds`)
+      }
+      return Math.round(milliseconds)
+    },
     strings: (key) => typed(key, list(isString), 'a list of strings'),
     integers: (key) => typed(key, list(isInteger), 'a list of whole numbers'),
     table: (key) => {
@@ -71,25 +87,72 @@ export function tableReader(
       return value === undefined ? undefined : tableReader(value, text, file, [...path, key])
     },
     tables: (key) =>
-      (typed(key, list(isTable), 'a list of tables') ?? []).map((value) =>
-        tableReader(value, text, file, [...path, key]),
+      (typed(key, list(isTable), 'a list of tables') ?? []).map((value, index) =>
+        tableReader(value, text, file, [...path, key, index]),
       ),
+    keys: Object.keys(table),
+    complaint,
   }
 }
 
-/** Where a key is set: on its own line, as the header of its table, or by a key below it. */
-function lineOf(text: string, path: readonly string[]): number | undefined {
-  const wanted = path.join('.')
+const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
+
+/** `1m30s` → 90000; undefined for anything else. */
+function parseDuration(value: unknown): number | undefined {
+  if (typeof value !== 'string' || !/^(\d+(\.\d+)?(ms|s|m|h))+$/.test(value)) return undefined
+  const parts = [...value.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)]
+  return parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * (units[unit ?? ''] ?? 0), 0)
+}
+
+/**
+ * Where a key is set: on its own line, as the header of its table, or by a key below it; what is written inline, where
+ * the innermost of the tables around it is.
+ */
+function lineOf(text: string, path: TomlPath): number | undefined {
+  const wanted = spell(path)
+  const lines = keyLines(text)
+  const own = lines.find(
+    ([key]) => key === wanted || key.startsWith(`${wanted}.`) || key.startsWith(`${wanted}[`),
+  )
+  if (own !== undefined) return own[1]
+  return path.length > 1 ? lineOf(text, path.slice(0, -1)) : undefined
+}
+
+/** `['registry', 1, 'location']` → `registry[1].location`. */
+function spell(path: TomlPath): string {
+  return path
+    .map((part) => (typeof part === 'number' ? `[${part}]` : `.${part}`))
+    .join('')
+    .slice(1)
+}
+
+/** Every key and header of the text with its line. */
+function keyLines(text: string): readonly (readonly [key: string, line: number])[] {
   const names = (written: string): string => written.replace(/["'\s]/g, '')
-  let table = ''
-  for (const [index, line] of text.split('\n').entries()) {
-    const header = /^\s*\[\[?([^\]]+)\]/.exec(line)?.[1]
-    const key = /^\s*([^=#]+)=/.exec(line)?.[1]
-    if (header !== undefined) table = names(header)
-    else if (key === undefined) continue
-    const here =
-      header !== undefined || key === undefined ? table : [table, names(key)].filter(Boolean).join('.')
-    if (here === wanted || here.startsWith(`${wanted}.`)) return index + 1
+  const counts = new Map<string, number>()
+  /** Of arrays of tables the last one so far is meant. */
+  const indexed = (name: string): string => {
+    let spelled = ''
+    for (const part of name.split('.')) {
+      spelled = spelled === '' ? part : `${spelled}.${part}`
+      const count = counts.get(spelled)
+      if (count !== undefined) spelled = `${spelled}[${count - 1}]`
+    }
+    return spelled
   }
-  return undefined
+  let table = ''
+  return text.split('\n').flatMap((line, index) => {
+    const header = /^\s*(\[\[?)([^\]]+)\]/.exec(line)
+    const key = /^\s*([^=#]+)=/.exec(line)?.[1]
+    if (header !== null) {
+      const name = names(header[2] ?? '')
+      const cut = name.lastIndexOf('.')
+      const list = cut < 0 ? name : `${indexed(name.slice(0, cut))}.${name.slice(cut + 1)}`
+      if (header[1] === '[[') counts.set(list, (counts.get(list) ?? 0) + 1)
+      table = indexed(name)
+      return [[table, index + 1] as const]
+    }
+    if (key === undefined) return []
+    return [[[table, names(key)].filter(Boolean).join('.'), index + 1] as const]
+  })
 }

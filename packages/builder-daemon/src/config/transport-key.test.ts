@@ -1,5 +1,15 @@
+import { execFileSync } from 'node:child_process'
 import { constants, createPublicKey, publicEncrypt } from 'node:crypto'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -71,6 +81,37 @@ test('withdrawing leaves the key of another daemon alone', async () => {
   await other.withdraw()
   expect(() => statSync(publicPath)).toThrow('ENOENT')
   await other.withdraw()
+})
+
+test('an old pair is replaced, and understood until the daemon ends', async () => {
+  const key = await loadTransportKey(privatePath, publicPath)
+  await key.publish(ownGid)
+  const before = encrypt('before')
+  expect(await key.rotate(ownGid, 60_000)).toBe(false)
+  utimesSync(privatePath, 0, 0)
+  expect(await key.rotate(ownGid, 60_000)).toBe(true)
+  const after = encrypt('after')
+  expect(key.decrypt(before)).toBe('before')
+  expect(key.decrypt(after)).toBe('after')
+  expect(statSync(privatePath).mode & 0o7777).toBe(0o600)
+  expect(statSync(publicPath).mode & 0o7777).toBe(0o440)
+  const next = await loadTransportKey(privatePath, publicPath)
+  expect(next.decrypt(after)).toBe('after')
+  expect(() => next.decrypt(before)).toThrow('was not made with the current key')
+  await key.withdraw()
+  expect(() => statSync(publicPath)).toThrow('ENOENT')
+})
+
+test.runIf(isRoot)('members of the group can read the public half, nobody else can', async () => {
+  const gid = 54_321
+  chmodSync(directory, 0o755)
+  mkdirSync(join(directory, 'etc'), { mode: 0o750 })
+  const key = await loadTransportKey(privatePath, publicPath)
+  await key.publish(gid)
+  const readAs = (group: number): string =>
+    execFileSync('cat', [publicPath], { uid: 54_322, gid: group, encoding: 'utf8', stdio: 'pipe' })
+  expect(readAs(gid)).toContain('BEGIN RSA PUBLIC KEY')
+  expect(() => readAs(54_323)).toThrow('Permission denied')
 })
 
 test('a damaged private key is replaced', async () => {

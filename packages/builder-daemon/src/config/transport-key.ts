@@ -16,6 +16,12 @@ export interface TransportKey {
   decrypt(hex: string): string
   /** Puts the public half where clients look for it, readable by the group that may use the socket. */
   publish(gid: number): Promise<void>
+  /**
+   * Makes and publishes a new pair when the one in use is older than `age` milliseconds; until the daemon ends, what was
+   * encrypted with the old one is understood, too. Resolves to whether it did. To be called after `publish`, without
+   * waiting for it: a pair takes a while.
+   */
+  rotate(gid: number, age: number): Promise<boolean>
   /** Removes the public half published here; clients then know that no daemon listens. */
   withdraw(): Promise<void>
 }
@@ -25,20 +31,28 @@ export interface TransportKey {
  * public one goes to `publicPath`, where the stock client looks for it.
  */
 export async function loadTransportKey(privatePath: string, publicPath: string): Promise<TransportKey> {
-  const key = (await existing(privatePath)) ?? (await generate(privatePath))
-  const spki = createPublicKey(key).export({ type: 'spki', format: 'der' }).toString('base64')
-  const body = spki.match(/.{1,64}/g)?.join('\n') ?? ''
-  // The original labels its PKIX structure so, and its client looks for the label.
-  const pem = `-----BEGIN RSA PUBLIC KEY-----\n${body}\n-----END RSA PUBLIC KEY-----\n`
+  let key = (await existing(privatePath)) ?? (await generate(privatePath))
+  let pem = publicPem(key)
+  let retired: KeyObject | undefined
+  const publish = async (gid: number): Promise<void> => {
+    const directory = dirname(publicPath)
+    await mkdir(directory, { recursive: true, mode: 0o750 })
+    const { uid, mode } = await stat(directory)
+    // A closed directory has to let the group through; one open to everybody is shared with others.
+    if ((mode & 0o001) === 0) await chown(directory, uid, gid)
+    await replaceFile(publicPath, pem, 0o440, gid)
+  }
   return {
     decrypt(hex) {
       if (!/^([0-9a-f]{2})+$/i.test(hex)) {
         throw new BuilderError('ISB_ARGUMENT_INVALID', 'an encrypted field is not hexadecimal')
       }
+      const field = Buffer.from(hex, 'hex')
       try {
-        const options = { key, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: 'sha512' }
-        return privateDecrypt(options, Buffer.from(hex, 'hex')).toString('utf8')
+        return open(key, field)
       } catch (error) {
+        const text = retired === undefined ? undefined : tryOpen(retired, field)
+        if (text !== undefined) return text
         throw new BuilderError(
           'ISB_ARGUMENT_INVALID',
           'an encrypted field was not made with the current key',
@@ -49,18 +63,41 @@ export async function loadTransportKey(privatePath: string, publicPath: string):
         )
       }
     },
-    async publish(gid) {
-      const directory = dirname(publicPath)
-      await mkdir(directory, { recursive: true, mode: 0o750 })
-      const { uid, mode } = await stat(directory)
-      // A closed directory has to let the group through; one open to everybody is shared with others.
-      if ((mode & 0o001) === 0) await chown(directory, uid, gid)
-      await replaceFile(publicPath, pem, 0o440, gid)
+    publish,
+    async rotate(gid, age) {
+      const { mtimeMs } = await stat(privatePath)
+      if (Date.now() - mtimeMs < age) return false
+      const next = await generate(privatePath)
+      retired = key
+      key = next
+      pem = publicPem(next)
+      await publish(gid)
+      return true
     },
     async withdraw() {
       // Another daemon with this configuration directory may have replaced it.
       if ((await textOf(publicPath)) === pem) await rm(publicPath, { force: true })
     },
+  }
+}
+
+function publicPem(key: KeyObject): string {
+  const spki = createPublicKey(key).export({ type: 'spki', format: 'der' }).toString('base64')
+  const body = spki.match(/.{1,64}/g)?.join('\n') ?? ''
+  // The original labels its PKIX structure so, and its client looks for the label.
+  return `-----BEGIN RSA PUBLIC KEY-----\n${body}\n-----END RSA PUBLIC KEY-----\n`
+}
+
+function open(key: KeyObject, field: Buffer): string {
+  const options = { key, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: 'sha512' }
+  return privateDecrypt(options, field).toString('utf8')
+}
+
+function tryOpen(key: KeyObject, field: Buffer): string | undefined {
+  try {
+    return open(key, field)
+  } catch {
+    return undefined
   }
 }
 
