@@ -294,4 +294,36 @@ describe.skipIf(!isRoot)('the files of a caller (needs root)', () => {
     await context[Symbol.asyncDispose]()
     await expect.poll(isRunning, { timeout: 5_000 }).toBe(false)
   })
+
+  test('a helper whose groups were lost takes no new work, and ends with the contexts it has', async () => {
+    let groups: readonly number[] = [7001, 7002]
+    const current = async (who: Caller): Promise<Caller> => ({ ...who, groups })
+    await using mine = createCallerFiles({ helperEntry: entry, log: silentLogger, idleMs: 60_000, current })
+    const member = { ...caller(23_457), groups: [7001, 7002, 7003] }
+    const running = (): readonly string[] =>
+      helperPids()
+        .map((pid) => readFileSync(`/proc/${pid}/status`, 'latin1'))
+        .filter((status) => status.includes('Uid:\t23457'))
+        .map((status) => /^Groups:\s*(.*?)\s*$/m.exec(status)?.[1] ?? '')
+        .sort()
+    const home = own('losing', 23_457)
+    const context = await mine.openDirectory(member, home)
+    expect(running()).toEqual(['7001 7002'])
+    // Another user's, and groups that it does not have, are no reason.
+    mine.retire(23_458, new Set([7002]))
+    mine.retire(23_457, new Set([7003]))
+    closeSync((await mine.create(member, join(home, 'one'), 0o644)).fd)
+    expect(running()).toEqual(['7001 7002'])
+
+    groups = [7001]
+    mine.retire(23_457, new Set([7002]))
+    closeSync((await mine.create(member, join(home, 'two'), 0o644)).fd)
+    expect(running()).toEqual(['7001', '7001 7002'])
+    await context[Symbol.asyncDispose]()
+    await expect.poll(running, { timeout: 5_000 }).toEqual(['7001'])
+    // One without work ends at once.
+    groups = []
+    mine.retire(23_457, new Set([7001]))
+    await expect.poll(running, { timeout: 5_000 }).toEqual([])
+  })
 })

@@ -15,6 +15,7 @@ import {
 } from './direct-files.js'
 import { HelperProcess, type HelperReply } from './helper-process.js'
 import { type HelperRequest, replaceLimit, type WireIdentity } from './helper-requests.js'
+import type { UnixIdentity } from './privileges.js'
 import { refusal } from './refusal.js'
 
 export interface CallerFilesOptions {
@@ -23,20 +24,35 @@ export interface CallerFilesOptions {
   readonly log: Logger
   /** How long a helper without work lives on, milliseconds. */
   readonly idleMs: number
+  /** The caller with the groups he has now. Fails with ISB_PERMISSION_DENIED. */
+  readonly current?: (caller: Caller) => Promise<Caller>
+}
+
+export interface OwnCallerFiles extends CallerFiles, AsyncDisposable {
+  /**
+   * Helpers of the user with one of these groups take no new work; they end with what they have. A context
+   * that is open keeps what it was opened with, as a descriptor does.
+   */
+  retire(uid: number, gids: ReadonlySet<number>): void
 }
 
 /** A helper, and how many contexts depend on it. */
 interface Helper {
   readonly process: HelperProcess
+  readonly identity: UnixIdentity
   contexts: number
   idle: NodeJS.Timeout | undefined
 }
 
 /** Files with the rights of whoever called: root callers by the daemon itself, others through a process of their uid. */
-export function createCallerFiles(options: CallerFilesOptions): CallerFiles & AsyncDisposable {
+export function createCallerFiles(options: CallerFilesOptions): OwnCallerFiles {
   const helpers = new Map<string, Helper>()
+  const retired = new Set<Helper>()
   let disposed = false
 
+  const current = async (caller: Caller): Promise<Caller> => (await options.current?.(caller)) ?? caller
+
+  /** To be used at once: a helper without work may be gone the next moment. */
   function helperOf(caller: Caller): Helper {
     if (disposed) throw new BuilderError('ISB_SHUTTING_DOWN', 'the daemon is stopping')
     const { uid, gid } = caller
@@ -44,12 +60,14 @@ export function createCallerFiles(options: CallerFilesOptions): CallerFiles & As
     const key = `${uid}:${gid}:${groups.join(',')}`
     const known = helpers.get(key)
     if (known !== undefined && !known.process.hasFailed) return known
-    const started = new HelperProcess(options.helperEntry, { uid, gid, groups }, options.log)
+    const identity = { uid, gid, groups }
+    const started = new HelperProcess(options.helperEntry, identity, options.log)
     options.log.debug('identity.helper.started', { uid })
-    const helper: Helper = { process: started, contexts: 0, idle: undefined }
+    const helper: Helper = { process: started, identity, contexts: 0, idle: undefined }
     helpers.set(key, helper)
     void started.ended.then(() => {
       clearTimeout(helper.idle)
+      retired.delete(helper)
       if (helpers.get(key) === helper) helpers.delete(key)
     })
     return helper
@@ -58,6 +76,10 @@ export function createCallerFiles(options: CallerFilesOptions): CallerFiles & As
   function restIfIdle(helper: Helper): void {
     clearTimeout(helper.idle)
     if (!helper.process.isIdle || helper.contexts > 0) return
+    if (retired.has(helper)) {
+      helper.process.kill()
+      return
+    }
     helper.idle = setTimeout(() => helper.process.kill(), options.idleMs)
     helper.idle.unref()
   }
@@ -84,7 +106,7 @@ export function createCallerFiles(options: CallerFilesOptions): CallerFiles & As
       checkPath(caller, path)
       if (caller.uid === 0) return await openReadDirectly(path)
       const request = { op: 'openRead', path: bytesOfText(path) } as const
-      const { answer, descriptors } = await ask(helperOf(caller), request, path, signal)
+      const { answer, descriptors } = await ask(helperOf(await current(caller)), request, path, signal)
       const fd = onlyDescriptor(descriptors)
       if (answer.stream === undefined) return checkedFile(fd, path, ['local'])
       if (!fstatSync(fd).isFIFO()) throw distrust(fd)
@@ -96,7 +118,7 @@ export function createCallerFiles(options: CallerFilesOptions): CallerFiles & As
       if (caller.uid === 0) return await createDirectly(path, mode, parent)
       const expected = parent === undefined ? undefined : wireIdentity(parent)
       const request = { op: 'create', path: bytesOfText(path), mode, parent: expected } as const
-      const { descriptors } = await ask(helperOf(caller), request, path, signal)
+      const { descriptors } = await ask(helperOf(await current(caller)), request, path, signal)
       return checkedFile(onlyDescriptor(descriptors), path, ['local', 'remote'])
     },
     async replace(caller, path, content, mode) {
@@ -104,23 +126,31 @@ export function createCallerFiles(options: CallerFilesOptions): CallerFiles & As
       if (content.length > replaceLimit) throw new Error('too much content to replace a file by')
       if (caller.uid === 0) return await replaceDirectly(path, content, mode)
       const base64 = Buffer.from(content).toString('base64')
-      await ask(helperOf(caller), { op: 'replace', path: bytesOfText(path), mode, base64 }, path)
+      await ask(
+        helperOf(await current(caller)),
+        { op: 'replace', path: bytesOfText(path), mode, base64 },
+        path,
+      )
     },
     async removeCreated(caller, path, file) {
       checkPath(caller, path)
       if (caller.uid === 0) return await removeDirectly(path, file)
       const request = { op: 'remove', path: bytesOfText(path), ...wireIdentity(file) } as const
-      await ask(helperOf(caller), request, path)
+      await ask(helperOf(await current(caller)), request, path)
     },
     async createDirectory(caller, path, mode) {
       checkPath(caller, path)
       if (caller.uid === 0) return await createDirectoryDirectly(path, mode)
-      await ask(helperOf(caller), { op: 'createDirectory', path: bytesOfText(path), mode }, path)
+      await ask(
+        helperOf(await current(caller)),
+        { op: 'createDirectory', path: bytesOfText(path), mode },
+        path,
+      )
     },
     async openDirectory(caller, path, signal) {
       checkPath(caller, path)
       if (caller.uid === 0) return await openDirectoryDirectly(path)
-      const helper = helperOf(caller)
+      const helper = helperOf(await current(caller))
       helper.contexts += 1
       const release = () => {
         helper.contexts -= 1
@@ -142,9 +172,18 @@ export function createCallerFiles(options: CallerFilesOptions): CallerFiles & As
         throw error
       }
     },
+    retire(uid, gids) {
+      for (const [key, helper] of helpers) {
+        const { identity } = helper
+        if (identity.uid !== uid || ![identity.gid, ...identity.groups].some((gid) => gids.has(gid))) continue
+        helpers.delete(key)
+        retired.add(helper)
+        restIfIdle(helper)
+      }
+    },
     async [Symbol.asyncDispose]() {
       disposed = true
-      const running = [...helpers.values()]
+      const running = [...helpers.values(), ...retired]
       for (const { process } of running) process.kill()
       await Promise.all(running.map(({ process }) => process.ended))
     },

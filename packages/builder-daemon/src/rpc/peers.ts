@@ -3,6 +3,15 @@ import type { Socket } from 'node:net'
 import type { Caller } from '../ports/caller.js'
 import { peerCredentials, peerGroups } from '../system/sockets.js'
 
+/** The other end of one connection. */
+export interface Peer {
+  readonly caller: Caller
+  /** Counted from the start of the daemon. */
+  readonly connection: number
+  /** Path of the program that connected, for the record only; undefined when it cannot be seen. */
+  readonly exe: string | undefined
+}
+
 export interface Peers {
   /**
    * Reads who is at the other end and names the connection after it, or destroys it: without
@@ -10,7 +19,7 @@ export interface Peers {
    */
   admit(socket: Socket): boolean
   /** `peer` as `getPeer()` of a call gives it. */
-  callerOf(peer: string): Caller | undefined
+  peerOf(peer: string): Peer | undefined
 }
 
 export interface PeerEvents {
@@ -20,7 +29,7 @@ export interface PeerEvents {
 }
 
 export function createPeers(connectionsPerUid: number, events: PeerEvents): Peers {
-  const callers = new Map<string, Caller>()
+  const peers = new Map<string, Peer>()
   const connections = new Map<number, number>()
   let last = 0
 
@@ -48,16 +57,16 @@ export function createPeers(connectionsPerUid: number, events: PeerEvents): Peer
       Object.defineProperty(socket, 'remoteAddress', { get: () => address })
       Object.defineProperty(socket, 'remotePort', { get: () => port })
       const key = `${address}:${port}`
-      callers.set(key, caller)
+      peers.set(key, { caller, connection: port, exe: programOf(caller.pid) })
       socket.once('close', () => {
-        callers.delete(key)
+        peers.delete(key)
         const left = (connections.get(uid) ?? 1) - 1
         if (left === 0) connections.delete(uid)
         else connections.set(uid, left)
       })
       return true
     },
-    callerOf: (peer) => callers.get(peer),
+    peerOf: (peer) => peers.get(peer),
   }
 }
 
@@ -82,5 +91,14 @@ function sharesMounts(pid: number): boolean {
     return readlinkSync(`/proc/${pid}/ns/mnt`) === readlinkSync('/proc/self/ns/mnt')
   } catch {
     return false
+  }
+}
+
+function programOf(pid: number): string | undefined {
+  if (pid <= 0) return undefined
+  try {
+    return readlinkSync(`/proc/${pid}/exe`)
+  } catch {
+    return undefined
   }
 }

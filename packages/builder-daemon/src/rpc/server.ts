@@ -2,8 +2,12 @@ import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Server, ServerCredentials } from '@grpc/grpc-js'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { AuditLog } from '../ports/audit.js'
+import type { Caller } from '../ports/caller.js'
 import type { Logger } from '../ports/logger.js'
+import type { Membership } from '../ports/membership.js'
 import { type BoundService, implementation } from './adapter.js'
+import { createCallAudit } from './call-audit.js'
 import { type CallLimits, createCallGate } from './call-gate.js'
 import { listenUnix } from './listener.js'
 import { createPeers } from './peers.js'
@@ -37,6 +41,10 @@ export interface RpcServerOptions {
   readonly group: string | number | undefined
   readonly services: readonly BoundService[]
   readonly log: Logger
+  /** Without one, nothing is recorded. */
+  readonly audit?: AuditLog
+  /** Without one, what the kernel said of a connection holds for as long as it lasts. */
+  readonly membership?: Membership
   readonly limits?: Partial<RpcLimits>
 }
 
@@ -53,14 +61,19 @@ const abortMs = 5_000
 
 /** Serves on a unix socket. Fails with ISB_ALREADY_EXISTS and ISB_CONFIG_INVALID. */
 export async function createRpcServer(options: RpcServerOptions): Promise<RpcServer> {
-  const { log } = options
+  const { log, membership } = options
+  const gid = options.group === undefined ? undefined : groupId(options.group)
   const limits = { ...defaultRpcLimits, ...options.limits }
   const gate = createCallGate(limits)
   const peers = createPeers(limits.connectionsPerUid, {
     unknown: (error) => log.warn('rpc.peer-unknown', { error }),
     tooMany: (uid) => log.warn('rpc.too-many-connections', { uid, limit: limits.connectionsPerUid }),
   })
+  const audit = createCallAudit(options.audit, peers.peerOf)
+  const admit = async (caller: Caller): Promise<Caller> =>
+    membership === undefined ? caller : await membership.admit(caller, gid)
   const grpc = new Server({
+    interceptors: [audit.interceptor],
     'grpc.max_receive_message_length': limits.messageBytes,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': limits.streamsPerConnection,
@@ -70,7 +83,7 @@ export async function createRpcServer(options: RpcServerOptions): Promise<RpcSer
     'grpc.enable_channelz': 0,
   })
   for (const bound of options.services) {
-    grpc.addService(bound.service, implementation(bound, { gate, callerOf: peers.callerOf, log }))
+    grpc.addService(bound.service, implementation(bound, { gate, peerOf: peers.peerOf, admit, audit, log }))
   }
   const injector = grpc.createConnectionInjector(ServerCredentials.createInsecure())
   const sockets = createServer((socket) => {
@@ -81,7 +94,7 @@ export async function createRpcServer(options: RpcServerOptions): Promise<RpcSer
   sockets.on('drop', () => log.warn('rpc.too-many-connections', { limit: limits.connections }))
   const listener = await listenUnix(sockets, {
     socketPath: options.socketPath,
-    gid: options.group === undefined ? undefined : groupId(options.group),
+    gid,
   })
   sockets.on('error', (error) => log.error('rpc.listener-error', { error }))
   log.info('rpc.listening', { socket: options.socketPath })
