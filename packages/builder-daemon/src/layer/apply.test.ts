@@ -139,6 +139,14 @@ describe.skipIf(!asRoot)('symbolic links (S31, S33)', () => {
 })
 
 describe.skipIf(!asRoot)('hard links (S32)', () => {
+  test('in place of the directory that holds their target are refused', () => {
+    const entries = [
+      { name: 'a/b/x', content: 'x' },
+      { name: 'a', type: '1', link: 'a/b/x' },
+    ]
+    expectRefused(entries, 'ISB_ARCHIVE_INVALID', /replaces its own target/)
+  })
+
   test('refuses targets outside, missing ones, directories, itself and forward references', () => {
     expectRefused([{ name: 'l', type: '1', link: '../canary' }], 'ISB_ARCHIVE_INVALID', /leads out/)
     expectRefused([{ name: 'l', type: '1', link: '/etc/passwd' }], 'ISB_ARCHIVE_INVALID', /not there/)
@@ -353,7 +361,10 @@ describe.skipIf(!asRoot)('implied directories', () => {
     const fresh = stat('fresh')
     expect([fresh.mode & 0o7777n, fresh.uid, fresh.mtimeNs]).toEqual([0o755n, 0n, 77_000_000_000n])
     expect(stat('link').isDirectory()).toBe(true)
-    expect(shop.apply('alone', rawTar({ name: 'fresh/x' }), { lowers: [base] }).usedParents).toBe(false)
+    // Over other layers it would be what they have there.
+    expect(shop.apply('alone', rawTar({ name: 'fresh/x' }), { lowers: [base] }).usedParents).toBe(true)
+    const described = rawTar({ name: 'fresh', type: '5' }, { name: 'fresh/x' })
+    expect(shop.apply('described', described, { lowers: [base] }).usedParents).toBe(false)
   })
 
   test('an entry for the root sets its metadata', () => {

@@ -1,14 +1,15 @@
 import { createHash } from 'node:crypto'
-import { closeSync, mkdirSync, openSync, readSync, rmSync } from 'node:fs'
+import { closeSync, fstatSync, mkdirSync, openSync, readSync, rmSync } from 'node:fs'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { type DiffId, digestFromHex } from '@isula-build/shared/oci/digest.js'
-import type { ApplyParams, ApplyResult } from '../ports/layer-worker.js'
+import type { ApplyFileParams, ApplyParams, ApplyResult } from '../ports/layer-worker.js'
 import { AT_FDCWD } from '../system/libc.js'
 import { O_PATH, openat, renameat2 } from '../system/syscalls.js'
 import { decompress, defaultRatio } from './decompress/decompress.js'
 import { descriptorSource } from './decompress/descriptor-source.js'
 import { createHeadersWriter, inlineFiles } from './headers-file.js'
 import { type JobControl, uncontrolled } from './job-control.js'
+import { LowersUnknown } from './lowers-unknown.js'
 import { type ByteSource, createTarReader } from './tar/reader.js'
 import { unpackEntries } from './unpack-entries.js'
 import { openUpper } from './upper.js'
@@ -19,6 +20,30 @@ import { openUpper } from './upper.js'
  * ISB_LIMIT_EXCEEDED, ISB_DIGEST_MISMATCH, ISB_NO_SPACE; the caller then throws the upper away.
  */
 export function applyJob(params: ApplyParams, control: JobControl = uncontrolled): ApplyResult {
+  return apply(params, control)
+}
+
+/** Job `applyFile`. */
+export function applyFileJob(
+  { path, ...params }: ApplyFileParams,
+  control: JobControl = uncontrolled,
+): ApplyResult | undefined {
+  const fd = openSync(path, 'r')
+  try {
+    const range = { offset: 0, length: fstatSync(fd).size }
+    return apply({ ...params, fd, range }, control)
+  } catch (error) {
+    if (error instanceof LowersUnknown) return undefined
+    throw error
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function apply(
+  params: Omit<ApplyParams, 'lowers'> & Pick<ApplyFileParams, 'lowers'>,
+  control: JobControl,
+): ApplyResult {
   const unpacked = decompress(
     descriptorSource(params.fd, params.range, control),
     { bytes: params.limit, ...defaultRatio },
@@ -60,7 +85,8 @@ export function applyJob(params: ApplyParams, control: JobControl = uncontrolled
         if (replaced.taken.size > 0) inlineFiles(params.headersFile, replaced.taken, control, copyOut)
         const diffId = digestFromHex(hash.digest('hex')) as DiffId
         verify(diffId, params.expectedDiffId)
-        return { diffId, tarSize, entries, usedParents: upper.usedParents, repeats }
+        const { compression } = unpacked
+        return { diffId, tarSize, entries, usedParents: upper.usedParents, repeats, compression }
       } finally {
         upper.close()
         replaced.close()

@@ -186,9 +186,9 @@ function link(job: UnpackingJob, path: string, entry: ReadEntry): void {
   const name = lastOf(path)
   if (joined(parent.path, name) === target)
     throw invalid(`the hard link "${textOfBytes(entry.path)}" points to itself`)
-  job.upper.clear(parent, name)
   const from = openCanonical(job.upper.rootFd, parentOf(target), O_RDONLY)
   try {
+    job.upper.clear(parent, name)
     linkat(from, lastOf(target), parent.fd, name)
   } catch (error) {
     if (hasErrno(error, 'ENOENT'))

@@ -28,6 +28,7 @@ import {
 } from '../system/syscalls.js'
 import { hasErrno } from '../system/system-error.js'
 import { copyEntry } from './copy-up.js'
+import { LowersUnknown } from './lowers-unknown.js'
 import { type DescribeOptions, describe, describeNode, dropAttributes, type Metadata } from './metadata.js'
 import { OPAQUE_ATTRIBUTE, OPAQUE_VALUE } from './overlay-form.js'
 import { attributesAt, attributesOf } from './walk.js'
@@ -77,7 +78,7 @@ export interface Upper {
   finish(): void
   close(): void
   readonly rootFd: number
-  /** Something was taken from the lowers. */
+  /** Over other lowers it could have become something else. */
   readonly usedParents: boolean
 }
 
@@ -89,12 +90,16 @@ export interface Device {
 
 const MAX_LINKS = 40
 const MAX_PATH = 4096
+const tooLong = `a path in the layer has more than ${MAX_PATH} bytes`
 const plainDirectory = { mode: 0o755, uid: 0, gid: 0, xattrs: [] }
 
-/** `onRemove` may take a file away itself (and say so by true) before it is unlinked. */
+/**
+ * `onRemove` may take a file away itself (and say so by true) before it is unlinked. Without `lowers`, what
+ * depends on them fails with LowersUnknown.
+ */
 export function openUpper(
   directory: string,
-  lowers: readonly string[],
+  lowers: readonly string[] | undefined,
   onRemove: (dirfd: number, name: string, path: string) => boolean = () => false,
 ): Upper {
   const rootFd = openat(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY)
@@ -112,6 +117,8 @@ export function openUpper(
     cachedFor = undefined
   }
   function view(): MergedLayers | undefined {
+    if (lowers === undefined) throw new LowersUnknown()
+    usedParents = true
     if (lowers.length > 0) merged ??= openMerged(lowers)
     return merged
   }
@@ -132,7 +139,6 @@ export function openUpper(
     const fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
     try {
       if (found?.type === 'directory') {
-        usedParents = true
         const layers = view()
         const source = openCanonical(layers?.fd ?? -1, path, O_RDONLY)
         try {
@@ -192,7 +198,7 @@ export function openUpper(
         }
         const dirfd = opened.at(-1) ?? rootFd
         const here = names.length === 0 ? name : `${names.join('/')}/${name}`
-        if (here.length > MAX_PATH) throw tooLong()
+        if (here.length > MAX_PATH) throw new BuilderError('ISB_LIMIT_EXCEEDED', tooLong)
         stat = lstatIfExists(dirfd, name)
         if (stat?.type === 'symlink') {
           links += 1
@@ -332,7 +338,6 @@ export function openUpper(
       const layers = view()
       const found = lower(path)
       if (layers === undefined || found === undefined) throw new Error('nothing to copy up')
-      usedParents = true
       copiedUp.add(path)
       const place = upper.directory(parentOf(path), found.mtimeNs)
       if (place === undefined) throw new Error('a directory that must be there is not')
@@ -373,7 +378,6 @@ export function openUpper(
   function hideLowerRoot(): void {
     const layers = view()
     if (layers === undefined) return
-    usedParents = true
     const place: Place = { fd: rootFd, path: '', inherits: false }
     for (const name of readDirectory(layers.fd)) upper.putWhiteout(place, name, 0n)
   }
@@ -386,10 +390,6 @@ function node(place: Place, name: string, isLink: boolean): DescribeOptions & { 
 
 export function joined(directory: string, name: string): string {
   return directory === '' ? name : `${directory}/${name}`
-}
-
-function tooLong(): BuilderError {
-  return new BuilderError('ISB_LIMIT_EXCEEDED', `a path in the layer has more than ${MAX_PATH} bytes`)
 }
 
 function invalid(message: string): BuilderError {

@@ -20,7 +20,15 @@ import { createCollector } from './tar/collector.js'
  * the bytes are written by then and the caller throws them away.
  */
 export function writeLayerJob(params: WriteLayerParams, control: JobControl = uncontrolled): SealResult {
-  const output = descriptorOutput(params.fd, control)
+  return writeLayerTo(params, descriptorOutput(params.fd, control), control)
+}
+
+/** The same, giving the bytes to `output` as they come (valid during the call). */
+export function writeLayerTo(
+  params: Omit<WriteLayerParams, 'fd'>,
+  output: (bytes: Buffer) => void,
+  control: JobControl,
+): SealResult {
   const result = params.keepsHeaders
     ? writeKept(params.layerDirectory, output, control)
     : sealTo({ upper: join(params.layerDirectory, 'diff'), fixedTime: undefined }, control, output)

@@ -12,8 +12,8 @@ export interface LayerRecord {
   /** The layer came from elsewhere: its tar headers are kept beside the files, to export it byte-identical. */
   readonly keepsHeaders: boolean
   /**
-   * The changeset was applied over parents that mattered (a hard link or an implied directory taken
-   * from them), so it may be shared only under exactly these: a digest of the parents' diff IDs. null = standalone.
+   * What the parents hold, or do not hold, matters to the changeset (a hard link to them, a directory that no entry
+   * describes), so it may be shared only under exactly these: a digest of the parents' diff IDs. null = standalone.
    */
   readonly parentKey: string | null
 }

@@ -1,4 +1,5 @@
 import type { DiffId, Digest } from '@isula-build/shared/oci/digest.js'
+import type { LayerCompression } from '@isula-build/shared/oci/media-types.js'
 import type { CopyInput } from '../core/plan/plan.js'
 
 /**
@@ -11,6 +12,11 @@ export interface LayerJobs {
   seal: { params: SealParams; result: SealResult }
   /** Unpacks a layer tar into an empty upper, keeping its headers in `headersFile`. */
   apply: { params: ApplyParams; result: ApplyResult }
+  /**
+   * The same with a file of the store's. The layers below need not be there yet: without `lowers` it gives undefined,
+   * leaving the upper in disorder, as soon as one of them could matter, and else exactly what it would give over them.
+   */
+  applyFile: { params: ApplyFileParams; result: ApplyResult | undefined }
   /** Digest and size of a file or of a part of it, as stored. */
   digest: { params: DigestParams; result: DigestResult }
   /** Copies a compressed file (gzip, zstd, xz, bzip2) to `target`, decompressed. */
@@ -21,6 +27,14 @@ export interface LayerJobs {
   extract: { params: ExtractParams; result: Record<never, never> }
   /** Writes the layer as a tar to `fd` at its current offset; checks the diff ID on the way. */
   writeLayer: { params: WriteLayerParams; result: SealResult }
+  /** Writes the files of stacked layers, as a container sees them, as a canonical tar to `fd` at its current offset. */
+  writeRootfs: { params: WriteRootfsParams; result: WriteRootfsResult }
+  /** Writes the layer's tar compressed to a file. The same recipe gives the same bytes. */
+  compressLayer: { params: CompressLayerParams; result: CompressLayerResult }
+  /** Compresses for a `compressLayer` in another thread, as long as it lasts; without it that one is only slower. */
+  helpCompression: { params: HelpCompressionParams; result: HelpCompressionResult }
+  /** Replaces the content of a file. */
+  writeFile: { params: WriteFileParams; result: WriteFileResult }
   /** Executes a COPY or ADD into an empty upper, hashing the layer in the same pass. */
   copy: { params: CopyParams; result: CopyResult }
   /** Content digest of what a COPY or ADD would copy, without copying. */
@@ -69,10 +83,16 @@ export interface ApplyParams {
   /** Also find out whether a path comes twice. */
   readonly findRepeats?: boolean
 }
+export interface ApplyFileParams extends Omit<ApplyParams, 'fd' | 'range' | 'lowers' | 'findRepeats'> {
+  readonly path: string
+  readonly lowers: readonly string[] | undefined
+}
 export interface ApplyResult extends SealResult {
+  /** How the tar was compressed, told by its first bytes. */
+  readonly compression: LayerCompression | 'xz' | 'bzip2'
   /** A path came twice; false when nobody asked. */
   readonly repeats: boolean
-  /** Some entry depended on the layers below (see LayerRecord.parentKey). */
+  /** Over other layers some entry could have become something else (see LayerRecord.parentKey). */
   readonly usedParents: boolean
 }
 
@@ -105,6 +125,53 @@ export interface WriteLayerParams {
   readonly keepsHeaders: boolean
   readonly fd: number
   readonly expectedDiffId: DiffId | undefined
+}
+
+export interface WriteRootfsParams {
+  /** Top first; [] is a root without anything. */
+  readonly lowers: readonly string[]
+  readonly fd: number
+}
+export interface WriteRootfsResult {
+  readonly tarSize: number
+  readonly entries: number
+}
+
+export interface CompressLayerParams {
+  readonly layerDirectory: string
+  readonly keepsHeaders: boolean
+  readonly expectedDiffId: DiffId | undefined
+  readonly compression: 'gzip' | 'zstd'
+  /** gzip 1 to 9, zstd 1 to 19; undefined: what pays best on this machine. */
+  readonly level: number | undefined
+  /** Its content is replaced. */
+  readonly file: string
+  /** Memory to share with `helpCompression`, 3 MiB at least, its first 4 KiB zeros; undefined: nobody helps. */
+  readonly shared?: SharedArrayBuffer | undefined
+}
+export interface HelpCompressionParams {
+  /** As of the `compressLayer`. */
+  readonly compression: 'gzip' | 'zstd'
+  readonly level: number | undefined
+  readonly shared: SharedArrayBuffer
+}
+export interface HelpCompressionResult {
+  /** How many of 1 MiB were compressed here. */
+  readonly blocks: number
+}
+export interface CompressLayerResult extends SealResult, WriteFileResult {
+  /** How it was done (see LayerBlob.recipe). */
+  readonly recipe: string
+}
+
+export interface WriteFileParams {
+  readonly file: string
+  readonly content: Uint8Array
+}
+/** What the file holds now. */
+export interface WriteFileResult {
+  readonly digest: Digest
+  readonly size: number
 }
 
 /** Where a job reads sources: a directory below a descriptor, the helper of a user, or stacked layers. */

@@ -68,7 +68,11 @@ export function createLayerPool({
     const data: LayerThreadData = { cancelled: shared }
     // Descriptors come from system calls of our own, of which Node's book-keeping knows nothing.
     const env = temporary === undefined ? {} : { TMPDIR: temporary }
-    const worker = new Worker(entry, { workerData: data, name: 'layer', trackUnmanagedFds: false, env })
+    const worker = new Worker(entry, {
+      ...{ workerData: data, name: 'layer', trackUnmanagedFds: false, env },
+      // Jobs work on buffers outside the heap; a small nursery is memory saved, once for each thread.
+      resourceLimits: { maxYoungGenerationSizeMb: 8 },
+    })
     worker.unref()
     let failure: unknown
     const thread: Thread = {

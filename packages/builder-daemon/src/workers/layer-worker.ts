@@ -1,6 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { applyJob } from '../layer/apply.js'
+import { applyFileJob, applyJob } from '../layer/apply.js'
+import { compressLayerJob, helpCompressionJob, writeFileJob } from '../layer/compress-layer.js'
 import { copyJob, digestSourcesJob } from '../layer/copy/copy.js'
 import { digestJob } from '../layer/digest-range.js'
 import { extractJob } from '../layer/extract.js'
@@ -11,6 +12,7 @@ import { sealJob } from '../layer/seal.js'
 import { unpackJob } from '../layer/unpack-file.js'
 import { resolveUserJob } from '../layer/users.js'
 import { writeLayerJob } from '../layer/write-layer.js'
+import { writeRootfsJob } from '../layer/write-rootfs.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
 import { encodeFailure, type LayerReply, type LayerRequest, type LayerThreadData } from './layer-messages.js'
 
@@ -23,11 +25,16 @@ type JobTable = {
 const jobs: JobTable = {
   seal: sealJob,
   apply: applyJob,
+  applyFile: applyFileJob,
   digest: digestJob,
   unpack: unpackJob,
   merge: mergeLayers,
   extract: extractJob,
   writeLayer: writeLayerJob,
+  writeRootfs: writeRootfsJob,
+  compressLayer: compressLayerJob,
+  helpCompression: helpCompressionJob,
+  writeFile: writeFileJob,
   copy: copyJob,
   digestSources: digestSourcesJob,
   makeDirectory: makeDirectoryJob,

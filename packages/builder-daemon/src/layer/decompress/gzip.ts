@@ -1,34 +1,9 @@
 import { createGunzip } from 'node:zlib'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { ByteSource } from '../tar/reader.js'
+import { zlibEngine } from '../zlib-engine.js'
 import type { Decompressor } from './decompressor.js'
 
-/**
- * The engine below node:zlib's streams: the public interface has no synchronous streaming, and
- * decompressing in one piece would need the whole layer in memory.
- */
-interface Engine {
-  writeSync(
-    flush: number,
-    input: Buffer,
-    inputOffset: number,
-    inputLength: number,
-    output: Buffer,
-    outputOffset: number,
-    outputLength: number,
-  ): void
-  onerror: (message: string) => void
-}
-
-interface EngineOwner {
-  readonly _handle: Engine
-  /** After a write: bytes of output space and of input that are left. */
-  readonly _writeState: Uint32Array
-  destroy(): void
-}
-
-const Z_NO_FLUSH = 0
-const Z_FINISH = 4
 const INPUT_BYTES = 1 << 18
 
 /**
@@ -36,16 +11,7 @@ const INPUT_BYTES = 1 << 18
  * Go's compress/gzip.
  */
 export function gunzip(source: ByteSource): Decompressor {
-  const owner = createGunzip() as unknown as EngineOwner
-  const engine = owner._handle
-  const state = owner._writeState
-  if (typeof engine?.writeSync !== 'function' || !(state instanceof Uint32Array)) {
-    throw new Error('this Node.js has no synchronous zlib engine')
-  }
-  let failure: string | undefined
-  engine.onerror = (message) => {
-    failure = message
-  }
+  const engine = zlibEngine(createGunzip())
   const input = Buffer.allocUnsafeSlow(INPUT_BYTES)
   let at = 0
   let available = 0
@@ -58,19 +24,21 @@ export function gunzip(source: ByteSource): Decompressor {
           available = source.read(input, 0, input.length)
           exhausted = available === 0
         }
-        engine.writeSync(exhausted ? Z_FINISH : Z_NO_FLUSH, input, at, available, target, offset, length)
+        const { inputLeft, roomLeft, failure } = engine.step(
+          exhausted,
+          { buffer: input, offset: at, length: available },
+          { buffer: target, offset, length },
+        )
         if (failure !== undefined) throw damaged(failure)
-        const spaceLeft = state[0] ?? 0
-        const inputLeft = state[1] ?? 0
         at += available - inputLeft
         available = inputLeft
-        if (spaceLeft > 0 && inputLeft > 0) throw damaged('there is more data after its end')
-        const produced = length - spaceLeft
+        if (roomLeft > 0 && inputLeft > 0) throw damaged('there is more data after its end')
+        const produced = length - roomLeft
         if (produced > 0 || exhausted) return produced
       }
     },
     close() {
-      owner.destroy()
+      engine.close()
     },
   }
 }
