@@ -181,6 +181,44 @@ export function imageStoreSuite(name: string, open: () => Promise<OpenStores>): 
       expect(await stores.images.get(id)).toBeUndefined()
     })
 
+    test('an image meant by a name keeps the names that it gets meanwhile', async () => {
+      const [alice, bob] = [101, 102]
+      const [base, mine] = [`${unique()}:1`, `${unique()}:1`]
+      const layers = [await publishContent(stores, lease, unique())]
+      const image = { configBytes: configBytes(layers, unique()), layers: layers.map(({ id }) => id) }
+      const { id } = await stores.images.put({ ...image, names: [base], owner: alice }, lease)
+      await release()
+      await stores.images.tag(id, mine, bob)
+      const denied = { code: 'ISB_PERMISSION_DENIED', message: expect.stringContaining(base) }
+      await expect(stores.images.remove(id, bob, base)).rejects.toMatchObject(denied)
+      expect((await stores.images.get(id))?.names).toEqual([base, mine].sort())
+      expect(await stores.images.remove(id, alice, base)).toEqual({
+        ...{ imageId: id, untagged: [base], removedLayers: [], removedImage: false },
+      })
+      expect(await stores.images.get(id)).toMatchObject({ names: [mine], owner: bob })
+      await expect(stores.images.remove(id, bob, base)).rejects.toMatchObject({ code: 'ISB_IMAGE_NOT_FOUND' })
+      expect(await stores.images.remove(id, bob, mine)).toMatchObject({ removedImage: true })
+    })
+
+    test('tells beforehand whose names may not be given', async () => {
+      const [alice, bob] = [101, 102]
+      const name = `${unique()}:1`
+      const layers = [await publishContent(stores, lease, unique())]
+      const image = { configBytes: configBytes(layers, unique()), layers: layers.map(({ id }) => id) }
+      const { id } = await stores.images.put({ ...image, names: [name], owner: alice }, lease)
+      const other = 'f'.repeat(64)
+      await expect(stores.images.checkName(other, name, bob)).rejects.toMatchObject({
+        ...{
+          code: 'ISB_PERMISSION_DENIED',
+          message: `uid 102 may not take the name "${name}": it belongs to uid 101`,
+        },
+      })
+      await stores.images.checkName(id, name, bob)
+      for (const by of [alice, 0]) await stores.images.checkName(other, name, by)
+      await stores.images.checkName(other, `${unique()}:1`, bob)
+      expect(await stores.images.get(name)).toMatchObject({ id, names: [name] })
+    })
+
     test('refuses names that are not repo:tag', async () => {
       const image = await put([])
       for (const name of ['', 'plain', 'a b:1', 'a:', ':1', 'a:-x', 'a\n:1', `a:${'x'.repeat(129)}`]) {

@@ -59,6 +59,7 @@ export function openAt(
     runRoot: roots.runRoot,
     durability: 'verified',
     verify: verifyContent,
+    digestFile: async (path) => digestOf(await readFile(path)),
     log: collectingLogger(),
     clock: { now: () => Date.now() },
     databaseWorker,

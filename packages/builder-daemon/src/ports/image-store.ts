@@ -69,8 +69,14 @@ export interface ImageStore {
   tag(imageId: string, name: string, by?: number): Promise<void>
   untag(name: string, by?: number): Promise<void>
   /**
-   * Removes the image with all its names, for a user with those that are his. Fails with ISB_IMAGE_IN_USE
-   * while a live lease of another operation holds it.
+   * Fails as `tag` would for want of rights; for work whose end needs the name. The image need not be there. Whether he
+   * may is decided again when the name is given.
    */
-  remove(imageId: string, by?: number): Promise<RemovedName>
+  checkName(imageId: string, name: string, by?: number): Promise<void>
+  /**
+   * Removes the image with all its names, for a user with those that are his. `name`: the image is meant by it, so while
+   * it has others only this one goes; fails with ISB_IMAGE_NOT_FOUND when it is another image's. Fails with
+   * ISB_IMAGE_IN_USE while a live lease of another operation holds it.
+   */
+  remove(imageId: string, by?: number, name?: string): Promise<RemovedName>
 }

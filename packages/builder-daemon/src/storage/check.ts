@@ -11,7 +11,7 @@ import type { LayerRow } from './writes/layers.js'
 
 /**
  * I1 a ready layer has its directory, its record and its short link; I2 an image has its config, its
- * file and all its layers; I3 a name points to one image; I4 nothing lies in the store that no row
+ * file and all its layers; I3 a name points to one image, or is that of one list; I4 nothing lies in the store that no row
  * knows; I5 no lease or staging directory of an earlier daemon; DB the database file itself.
  */
 export interface Violation {
@@ -103,9 +103,19 @@ async function checkImages({ layout, database }: Look): Promise<Violation[]> {
 }
 
 function checkNames({ database }: Look): Violation[] {
-  return database.read
-    .all<{ name: string }>('SELECT name FROM names WHERE image_id NOT IN (SELECT id FROM images)')
-    .map(({ name }) => ({ invariant: 'I3', subject: name, problem: 'it points to no image' }))
+  const dangling = database.read.all<{ name: string }>(
+    'SELECT name FROM names WHERE image_id NOT IN (SELECT id FROM images)',
+  )
+  const double = database.read.all<{ name: string }>(
+    'SELECT name FROM names WHERE name IN (SELECT name FROM manifest_lists)',
+  )
+  return [
+    ...dangling.map(({ name }): Violation => violation(name, 'it points to no image')),
+    ...double.map(({ name }): Violation => violation(name, 'an image and a manifest list have it')),
+  ]
+  function violation(subject: string, problem: string): Violation {
+    return { invariant: 'I3', subject, problem }
+  }
 }
 
 /** An entry is only garbage if it still is there, and still unknown, after its row could be committed. */

@@ -13,7 +13,7 @@ import type { Layout } from './layout.js'
 import { createSerial, type Serial } from './serial.js'
 import { createdAt, decodeStoredConfig } from './stored-config.js'
 import type { Trash } from './trash.js'
-import { exactImage, meantImage } from './writes/images.js'
+import { exactImage, mayGiveName, meantImage } from './writes/images.js'
 import { layersOfImage } from './writes/layers.js'
 
 export interface LocalImageStore extends ImageStore {
@@ -184,8 +184,13 @@ export function createImageStore(deps: {
 
   const untag = (name: string, by = 0): Promise<void> => database.write('untagName', { name, by })
 
-  const removeNow = async (imageId: string, by = 0): Promise<RemovedName> => {
-    const { removed, retired } = await database.write('removeImage', { imageId, by })
+  const checkOwner = async (imageId: string, name: string, by = 0): Promise<void> => {
+    checkName(name)
+    mayGiveName(database.read, name, imageId, by)
+  }
+
+  const removeNow = async (imageId: string, by = 0, name?: string): Promise<RemovedName> => {
+    const { removed, retired } = await database.write('removeImage', { imageId, by, name })
     if (!removed.removedImage) return removed
     try {
       await rm(join(layout.blobs, imageId), { force: true })
@@ -197,8 +202,8 @@ export function createImageStore(deps: {
     return removed
   }
 
-  const remove = (imageId: string, by?: number): Promise<RemovedName> =>
-    perImage.run(imageId, () => removeNow(imageId, by))
+  const remove = (imageId: string, by?: number, name?: string): Promise<RemovedName> =>
+    perImage.run(imageId, () => removeNow(imageId, by, name))
 
   const removeUnnamed = async (owner?: number): Promise<readonly RemovedName[]> => {
     const rows = database.read.all<{ id: string }>(
@@ -229,5 +234,8 @@ export function createImageStore(deps: {
     }
   }
 
-  return { put, get, resolve, list, tag, untag, remove, removeUnnamed, inMotion: perImage }
+  return {
+    ...{ put, get, resolve, list, tag, untag, remove, removeUnnamed },
+    ...{ checkName: checkOwner, inMotion: perImage },
+  }
 }

@@ -31,6 +31,8 @@ export interface Layout {
   readonly links: string
   readonly staging: string
   readonly trash: string
+  /** Blobs on their way in or out, below the uid of whose they are. */
+  readonly downloads: string
 }
 
 const layoutVersion = 1
@@ -49,6 +51,7 @@ export function layoutOf(dataRoot: string): Layout {
     links: join(root, 'l'),
     staging: join(root, 'staging'),
     trash: join(root, 'trash'),
+    downloads: join(root, 'downloads'),
   }
 }
 
@@ -130,7 +133,7 @@ export function prepareLayout(layout: Layout): void {
   checkVersion(layout)
   const directories = [layout.databaseDirectory, layout.backups, layout.blobs, layout.layers, layout.links]
   const device = lstatSync(layout.dataRoot).dev
-  for (const directory of [...directories, layout.staging, layout.trash]) {
+  for (const directory of [...directories, layout.staging, layout.trash, layout.downloads]) {
     mkdirSync(directory, { recursive: true, mode: 0o700 })
     if (!isRealDirectory(directory)) refuse(layout, `${directory} is not a directory`)
     // Publishing and removing are renames.

@@ -67,3 +67,35 @@ test('removes everything that hangs on a removed image, layer or lease', () => {
     expect([table, db.prepare(`SELECT count(*) FROM ${table}`).pluck().get()]).toEqual([table, 0])
   }
 })
+
+test('a database of version 2 keeps its images, and can remember transfers and lists', () => {
+  const db = new Database(':memory:')
+  configureConnection(db)
+  migrate(db, migrations.slice(0, 2))
+  db.exec(`
+    INSERT INTO layers VALUES ('l', NULL, NULL, 0, NULL, 'ready', 1, 1, 0);
+    INSERT INTO images VALUES ('i', 1, 2, 3, 1000, x'00');
+    INSERT INTO image_layers VALUES ('i', 0, 'l');
+    INSERT INTO names VALUES ('n:1', 'i', 1000);
+  `)
+  migrate(db)
+  expect(schemaVersion(db)).toBe(migrations.length)
+  expect(db.prepare('SELECT name, image_id, owner FROM names').all()).toEqual([
+    { name: 'n:1', image_id: 'i', owner: 1000 },
+  ])
+  expect(db.prepare('SELECT id, size, owner FROM images').all()).toEqual([{ id: 'i', size: 3, owner: 1000 }])
+  db.exec(`
+    INSERT INTO layer_blobs VALUES ('sha256:d', 'sha256:b', 5, 'gzip', NULL, 1);
+    INSERT INTO blob_places VALUES (1000, 'r', 'sha256:b', 'a/b', 1);
+    INSERT INTO image_digests VALUES ('r/a/b', 'sha256:m', 'i');
+    INSERT INTO manifest_lists VALUES ('list:1', 'id', 1000, 1, '{}');
+    INSERT INTO manifest_list_images VALUES ('list:1', 'i');
+  `)
+  expect(() => db.exec("INSERT INTO layer_blobs VALUES ('d', 'b', 5, 'xz', NULL, 1)")).toThrow(/CHECK/)
+  // An image stays while a list has it; what is known about it goes with it.
+  expect(() => db.exec("DELETE FROM images WHERE id = 'i'")).toThrow(/FOREIGN KEY/)
+  db.exec("DELETE FROM manifest_lists; DELETE FROM images WHERE id = 'i'")
+  for (const table of ['manifest_list_images', 'image_digests', 'names', 'image_layers']) {
+    expect([table, db.prepare(`SELECT count(*) FROM ${table}`).pluck().get()]).toEqual([table, 0])
+  }
+})

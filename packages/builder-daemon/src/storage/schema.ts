@@ -109,8 +109,58 @@ const version2 = `
   UPDATE names SET owner = (SELECT owner FROM images WHERE id = image_id);
 `
 
+/** What transfers with registries found out, and lists of images for several platforms. */
+const version3 = `
+  CREATE TABLE layer_blobs (
+    diff_id     TEXT NOT NULL,
+    digest      TEXT NOT NULL,
+    size        INTEGER NOT NULL,
+    compression TEXT NOT NULL CHECK (compression IN ('none', 'gzip', 'zstd')),
+    -- How to make the bytes again; NULL: they came from elsewhere.
+    recipe      TEXT,
+    used_at     INTEGER NOT NULL,
+    PRIMARY KEY (diff_id, digest)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX layer_blobs_by_use ON layer_blobs (used_at);
+
+  CREATE TABLE blob_places (
+    uid        INTEGER NOT NULL,
+    host       TEXT NOT NULL,
+    digest     TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    seen_at    INTEGER NOT NULL,
+    PRIMARY KEY (uid, host, digest, repository)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX blob_places_by_use ON blob_places (seen_at);
+
+  -- name@digest means the image; one row for each platform of an index.
+  CREATE TABLE image_digests (
+    name     TEXT NOT NULL,
+    digest   TEXT NOT NULL,
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    PRIMARY KEY (name, digest, image_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX image_digests_by_image ON image_digests (image_id);
+
+  CREATE TABLE manifest_lists (
+    name       TEXT PRIMARY KEY,
+    id         TEXT NOT NULL,
+    owner      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    -- JSON: format, annotations and entries.
+    document   TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  -- Local images in lists; they stay while the list does.
+  CREATE TABLE manifest_list_images (
+    list     TEXT NOT NULL REFERENCES manifest_lists (name) ON DELETE CASCADE,
+    image_id TEXT NOT NULL REFERENCES images (id),
+    PRIMARY KEY (list, image_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX manifest_list_images_by_image ON manifest_list_images (image_id);
+`
+
 /** Step n brings a database of version n to version n + 1. Steps are only ever appended. */
-export const migrations: readonly string[] = [version1, version2]
+export const migrations: readonly string[] = [version1, version2, version3]
 
 export function schemaVersion(db: Database): number {
   return Number(db.pragma('user_version', { simple: true }))

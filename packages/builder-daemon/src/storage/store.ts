@@ -2,6 +2,15 @@ import { statfs } from 'node:fs/promises'
 import type { Clock } from '../ports/clock.js'
 import type { LayerStore } from '../ports/layer-store.js'
 import type { Logger } from '../ports/logger.js'
+import type { ManifestListStore } from '../ports/manifest-lists.js'
+import type { TransferMemory } from '../ports/transfer-memory.js'
+import {
+  type BlobFileLimits,
+  createBlobFiles,
+  type DigestFile,
+  defaultBlobFileLimits,
+  type LocalBlobFiles,
+} from './blob-files.js'
 import { createCacheIndex, type LocalCacheIndex } from './cache.js'
 import { checkStore, type Violation } from './check.js'
 import { type BackupOptions, type Database, defaultBackups, openDatabase } from './database.js'
@@ -11,9 +20,11 @@ import { createImageStore, type LocalImageStore } from './images.js'
 import { createLayerStore } from './layers.js'
 import { checkFileSystem, type Layout, layoutOf, makeDataRoot, prepareLayout } from './layout.js'
 import { type Lock, takeLock } from './lock.js'
+import { createManifestListStore } from './manifest-lists.js'
 import { type RecoveryReport, recover, sweepTemporaries } from './recovery.js'
 import { createSuspects, type VerifyLayer } from './suspects.js'
 import { openThread, type StoreThread } from './thread.js'
+import { createTransferMemory } from './transfer-memory.js'
 import { createTrash, type Trash } from './trash.js'
 
 export interface StoreOptions {
@@ -25,6 +36,7 @@ export interface StoreOptions {
    */
   readonly durability: 'verified' | 'strict'
   readonly verify: VerifyLayer
+  readonly digestFile: DigestFile
   readonly log: Logger
   readonly clock: Clock
   /** Module that runs a store thread (`workers/database-worker`). */
@@ -32,6 +44,7 @@ export interface StoreOptions {
   /** Written into the locks. */
   readonly pid: number
   readonly limits?: CollectLimits
+  readonly blobFileLimits?: BlobFileLimits
   readonly backups?: BackupOptions
   /** How long published layers wait to be flushed together, ms. */
   readonly flushDelayMs?: number
@@ -58,10 +71,13 @@ export interface Store extends AsyncDisposable {
   readonly layers: LayerStore
   readonly images: LocalImageStore
   readonly cache: LocalCacheIndex
+  readonly lists: ManifestListStore
+  readonly memory: TransferMemory
+  readonly blobFiles: LocalBlobFiles
   /** What the start found. */
   readonly recovery: RecoveryReport
   check(): Promise<Violation[]>
-  /** Removes every layer nobody uses, now. */
+  /** Removes every layer and every download nobody uses, now. */
   prune(): Promise<Pruned>
   /** Removes what the limits allow; runs by itself every now and then. */
   collect(): Promise<Pruned>
@@ -155,17 +171,30 @@ async function startStore(
   const layers = createLayerStore({ layout, database, flusher, trash, durability, clock, log, trusted })
   const images = createImageStore({ layout, database, trash, clock, log })
   const cache = createCacheIndex({ database, clock, log })
+  const lists = createManifestListStore({ database, log })
+  const memory = createTransferMemory({ database, clock, log })
+  const blobFiles = createBlobFiles({
+    ...{ layout, trash, clock, log, digestFile: options.digestFile },
+    limits: options.blobFileLimits ?? defaultBlobFileLimits,
+  })
   const limits = options.limits ?? defaultLimits
   const collector = createCollector({ database, trash, clock, log, limits })
 
   trash.sweep()
-  const collectQuietly = () =>
-    collector.collect().catch((error) => log.warn('store.not-collected', { error: String(error) }))
+  const sweepDownloads = () =>
+    blobFiles.sweep().catch((error) => log.warn('downloads.not-swept', { error: String(error) }))
+  let sweeping = sweepDownloads()
+  const collectQuietly = () => {
+    sweeping = sweepDownloads()
+    return collector.collect().catch((error) => log.warn('store.not-collected', { error: String(error) }))
+  }
   const everyMs = options.collectEveryMs ?? 600_000
   const timer = everyMs > 0 ? setInterval(collectQuietly, everyMs).unref() : undefined
 
   const settle = async () => {
     await flusher.idle()
+    await sweeping
+    await blobFiles.idle()
     await trash.idle()
   }
 
@@ -173,6 +202,8 @@ async function startStore(
   const close = async () => {
     clearInterval(timer)
     await flusher.idle()
+    await sweeping
+    await blobFiles.idle()
     const ended = await Promise.allSettled([trash.stop(), database.close(), flushThread.close()])
     lock.release()
     for (const end of ended) if (end.status === 'rejected') throw end.reason
@@ -185,10 +216,16 @@ async function startStore(
   return {
     layers,
     images,
+    lists,
     cache,
+    memory,
+    blobFiles,
     recovery,
     check: () => checkStore({ layout, database, inMotion: { ...layers.inMotion, images: images.inMotion } }),
-    prune: collector.prune,
+    prune: async () => {
+      const pruned = await collector.prune()
+      return { ...pruned, bytes: pruned.bytes + (await blobFiles.sweep(true)) }
+    },
     collect: collector.collect,
     usage: () => usage(layout, database, trash),
     backup: database.backup,

@@ -1,6 +1,8 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { RemovedName } from '../../ports/image-store.js'
 import { layersOfImage, leaseLayer, markDeleting, requireReady } from './layers.js'
+import { dropList, listWith, ownerOfList } from './list-names.js'
+import { denied, root } from './owners.js'
 import {
   durable,
   ordered,
@@ -22,6 +24,13 @@ export interface PutParams {
   readonly now: number
 }
 
+export interface RemoveParams {
+  readonly imageId: string
+  readonly by: number
+  /** The name it is meant by: while it has others, only this one goes. */
+  readonly name: string | undefined
+}
+
 /** A removal as committed; the directories of `retired` are still to be moved away. */
 export interface Removal {
   readonly removed: RemovedName
@@ -32,7 +41,7 @@ function imageExists(statements: Statements, id: string): boolean {
   return statements.get('SELECT 1 FROM images WHERE id = ?', id) !== undefined
 }
 
-function requireImage(statements: Statements, id: string): void {
+export function requireImage(statements: Statements, id: string): void {
   if (!imageExists(statements, id)) {
     throw new BuilderError('ISB_IMAGE_NOT_FOUND', `no image ${id.slice(0, 12)} in the store`)
   }
@@ -72,18 +81,22 @@ interface NameRow {
   readonly owner: number
 }
 
-const root = 0
+export function nameRow(statements: Statements, name: string): NameRow | undefined {
+  return statements.get<NameRow>('SELECT name, image_id, owner FROM names WHERE name = ?', name)
+}
 
-function nameRow(tx: Transaction, name: string): NameRow | undefined {
-  return tx.get<NameRow>('SELECT name, image_id, owner FROM names WHERE name = ?', name)
+/** Whether the image gets the name from him; false: it has it already, of somebody else. Fails when he may not. */
+export function mayGiveName(statements: Statements, name: string, imageId: string, by: number): boolean {
+  const held = nameRow(statements, name)
+  const owner = held?.owner ?? ownerOfList(statements, name) ?? by
+  if (owner === by || by === root) return true
+  if (held?.image_id === imageId) return false
+  throw denied(by, `take the name "${name}"`, owner)
 }
 
 function giveName(tx: Transaction, name: string, imageId: string, by: number): void {
-  const held = nameRow(tx, name)
-  if (held !== undefined && held.owner !== by && by !== root) {
-    if (held.image_id === imageId) return
-    throw denied(by, `take the name "${name}"`, held.owner)
-  }
+  if (!mayGiveName(tx, name, imageId, by)) return
+  dropList(tx, name, by, `take the name "${name}"`)
   tx.run(
     `INSERT INTO names (name, image_id, owner) VALUES (?, ?, ?)
      ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, owner = excluded.owner`,
@@ -91,12 +104,6 @@ function giveName(tx: Transaction, name: string, imageId: string, by: number): v
     imageId,
     by,
   )
-}
-
-function denied(by: number, what: string, owner: number): BuilderError {
-  return new BuilderError('ISB_PERMISSION_DENIED', `uid ${by} may not ${what}: it belongs to uid ${owner}`, {
-    hint: 'Ask its owner or root.',
-  })
 }
 
 /**
@@ -121,8 +128,32 @@ function takeNames(tx: Transaction, imageId: string, by: number): readonly strin
   return mine.map(({ name }) => name)
 }
 
+/** Takes the name off, for whoever may. */
+function takeName(tx: Transaction, { name, image_id, owner }: NameRow, by: number): void {
+  if (owner !== by && by !== root) throw denied(by, `remove the name "${name}"`, owner)
+  tx.run('DELETE FROM names WHERE name = ?', name)
+  passOn(tx, image_id)
+}
+
+/** What is left when the image is meant by one name: undefined when that is its only one. */
+function takeOneName(
+  tx: Transaction,
+  imageId: string,
+  name: string,
+  by: number,
+): readonly string[] | undefined {
+  const held = nameRow(tx, name)
+  if (held?.image_id !== imageId) {
+    throw new BuilderError('ISB_IMAGE_NOT_FOUND', `no image named "${name}" any more`)
+  }
+  const other = tx.get('SELECT 1 FROM names WHERE image_id = ? AND name <> ?', imageId, name)
+  if (other === undefined) return undefined
+  takeName(tx, held, by)
+  return [name]
+}
+
 /** An image whose owner has no name on it any more belongs to whoever has one. */
-function passOn(tx: Transaction, imageId: string): void {
+export function passOn(tx: Transaction, imageId: string): void {
   tx.run(
     `UPDATE images SET owner = (SELECT owner FROM names WHERE image_id = images.id ORDER BY name LIMIT 1)
      WHERE id = ? AND EXISTS (SELECT 1 FROM names WHERE image_id = images.id)
@@ -204,17 +235,24 @@ export const imageWrites = {
   untagName: reclaiming((tx, p: { readonly name: string; readonly by: number }) => {
     const held = nameRow(tx, p.name)
     if (held === undefined) throw new BuilderError('ISB_IMAGE_NOT_FOUND', `no image named "${p.name}"`)
-    if (held.owner !== p.by && p.by !== root) throw denied(p.by, `remove the name "${p.name}"`, held.owner)
-    tx.run('DELETE FROM names WHERE name = ?', p.name)
-    passOn(tx, held.image_id)
+    takeName(tx, held, p.by)
   }),
 
-  removeImage: reclaiming((tx, p: { readonly imageId: string; readonly by: number }): Removal => {
+  removeImage: reclaiming((tx, p: RemoveParams): Removal => {
     requireImage(tx, p.imageId)
-    const taken = takeNames(tx, p.imageId, p.by)
+    const one = p.name === undefined ? undefined : takeOneName(tx, p.imageId, p.name, p.by)
+    const taken = one ?? takeNames(tx, p.imageId, p.by)
     if (taken !== undefined) {
       const removed = { imageId: p.imageId, untagged: taken, removedLayers: [], removedImage: false }
       return { removed, retired: [] }
+    }
+    const list = listWith(tx, p.imageId)
+    if (list !== undefined) {
+      throw new BuilderError(
+        'ISB_IMAGE_IN_USE',
+        `image ${p.imageId.slice(0, 12)} is in the manifest list "${list}"`,
+        { hint: 'Remove the list first.' },
+      )
     }
     const holder = tx.get<{ purpose: string; uid: number }>(
       'SELECT purpose, uid FROM lease_images JOIN leases ON id = lease_id WHERE image_id = ? LIMIT 1',

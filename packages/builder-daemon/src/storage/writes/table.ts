@@ -3,10 +3,20 @@ import { gcWrites } from './gc.js'
 import { imageWrites } from './images.js'
 import { layerWrites } from './layers.js'
 import { leaseWrites } from './leases.js'
+import { listWrites } from './lists.js'
 import type { Write } from './transaction.js'
+import { transferWrites } from './transfers.js'
 
 /** Everything that changes the database, by the name it is asked for between threads. */
-export const writes = { ...leaseWrites, ...layerWrites, ...imageWrites, ...cacheWrites, ...gcWrites }
+export const writes = {
+  ...leaseWrites,
+  ...layerWrites,
+  ...imageWrites,
+  ...cacheWrites,
+  ...gcWrites,
+  ...transferWrites,
+  ...listWrites,
+}
 
 export type WriteName = keyof typeof writes
 
