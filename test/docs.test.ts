@@ -32,8 +32,13 @@ describe('docs/config.md', () => {
   const words = new Set(text.match(/[A-Za-z_-]+/g))
   /** Every key that is read, whatever table it is in. */
   const keys = [
-    ...source.matchAll(/\.(?:string|boolean|integer|strings|integers|table)\(\s*'([^']+)'/g),
-    ...source.matchAll(/\bv1\('([^']+)'\)/g),
+    ...source.matchAll(/\.(?:string|boolean|integer|duration|strings|integers|table)\(\s*'([^']+)'/g),
+    ...read('packages/builder-daemon/src/config/registries-file.ts').matchAll(
+      /\b(?:one|entries|list)\((?:reader, )?'([^']+)'/g,
+    ),
+    ...read('packages/builder-daemon/src/config/registries-file.ts').matchAll(
+      /reader\.(?:string|boolean|tables)\('([^']+)'/g,
+    ),
   ].map((match) => match[1] ?? '')
 
   test('names every key that the daemon reads', () => {

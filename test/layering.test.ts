@@ -10,6 +10,7 @@ const effects = [
   'layer',
   'runtime',
   'remote',
+  'registry',
   'export',
   'history',
   'observe',
@@ -167,4 +168,14 @@ test('no default exports, no barrels, no file over 400 lines', () => {
     ...(text.split('\n').length > 401 ? [`${text.split('\n').length} lines`] : []),
   ])
   expect(found).toEqual([])
+})
+
+test('package-lock.json asks for what the packages ask for', () => {
+  const json = (path: string) => JSON.parse(readFileSync(join(root, path), 'utf8'))
+  const lock = json('package-lock.json').packages
+  for (const path of ['', ...readdirSync(join(root, 'packages')).map((name) => `packages/${name}`)]) {
+    for (const kind of ['dependencies', 'devDependencies', 'optionalDependencies']) {
+      expect(lock[path][kind], `${kind} of ${path}`).toEqual(json(join(path, 'package.json'))[kind])
+    }
+  }
 })

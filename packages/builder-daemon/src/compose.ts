@@ -1,10 +1,20 @@
 import { randomBytes } from 'node:crypto'
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { buildInfo } from '@isula-build/shared/build-info.js'
 import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { createTransfers } from './compose/transfers.js'
 import type { DaemonConfig } from './config/daemon-config.js'
 import { makeRunRoot } from './config/run-root.js'
 import { loadTransportKey } from './config/transport-key.js'
@@ -12,7 +22,9 @@ import type { FollowSpool } from './core/build/progress.js'
 import { BuildQueue } from './core/queue/build-queue.js'
 import { defaultLimits } from './export/archive-limits.js'
 import { createCallerFiles } from './identity/caller-files.js'
+import { createMembership } from './identity/membership.js'
 import { createLifecycle } from './lifecycle.js'
+import { openAuditLog } from './observe/audit.js'
 import type { LayerWorkers } from './ports/layer-worker.js'
 import type { Logger } from './ports/logger.js'
 import { createDownloader } from './remote/download.js'
@@ -22,13 +34,17 @@ import { createRpcServer } from './rpc/server.js'
 import { createRuntime } from './runtime/launcher-client.js'
 import { followSpool } from './runtime/spool.js'
 import { createBuildOperations } from './service/build-operations.js'
+import { createResolverOpener } from './service/build-resolver.js'
 import { createRunSession } from './service/build-session.js'
 import { createBuilderCore } from './service/builder-core.js'
+import { createListWriter } from './service/list-outputs.js'
 import { createContextOpener } from './service/open-contexts.js'
-import { createOutputWriter } from './service/outputs.js'
+import { createOutputWriter, type Engines } from './service/outputs.js'
+import type { DigestFile } from './storage/blob-files.js'
 import { createCacheMounts } from './storage/cache-mounts.js'
 import { openStore } from './storage/store.js'
 import type { VerifyLayer } from './storage/suspects.js'
+import { requireRunnable } from './system/emulation.js'
 import { hostArchitecture } from './system/host-info.js'
 import { notifyManager } from './system/notify.js'
 import { createLayerPool } from './workers/layer-pool.js'
@@ -38,10 +54,17 @@ export interface Daemon {
   stop(): Promise<void>
   /** Stops waiting for running builds. */
   hurry(): void
+  /** Reads registries.toml, policy.json and registries.d again. */
+  reload(): Promise<void>
 }
 
 /** Milliseconds that running builds get when the daemon is told to stop. */
 const drainTime = 30_000
+/** Milliseconds after which the key for encrypted fields is replaced. */
+const keyLifetime = 30 * 86_400_000
+/** Milliseconds that iSulad gets to load an image. */
+const isuladTime = 30 * 60_000
+const systemDirectories = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'.split(':')
 /** One remote ADD. */
 const downloadLimits = { size: 50 * 1024 ** 3, idle: 60_000 }
 
@@ -71,6 +94,7 @@ export async function composeDaemon(
           ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, durability: config.durability },
           ...{ log, clock, databaseWorker: entry('database-worker'), pid: process.pid },
           verify: verifier(workers),
+          digestFile: fileDigester(workers),
         }),
       (opened) => opened.close(),
     )
@@ -87,19 +111,51 @@ export async function composeDaemon(
         }),
       async (started) => await started[Symbol.asyncDispose](),
     )
+    const audit = await lifecycle.step(
+      'audit log',
+      () => openAuditLog({ path: config.auditLog, clock, log }),
+      (opened) => opened[Symbol.asyncDispose](),
+    )
+    const membership = await lifecycle.step(
+      'group membership',
+      () => createMembership({ passwd: '/etc/passwd', group: '/etc/group', log }),
+      (watched) => watched[Symbol.dispose](),
+    )
     const files = await lifecycle.step(
       'identity helpers',
-      () => createCallerFiles({ helperEntry: fileURLToPath(entry('identity-helper')), log, idleMs: 60_000 }),
+      () =>
+        createCallerFiles({
+          ...{ helperEntry: fileURLToPath(entry('identity-helper')), log, idleMs: 60_000 },
+          current: membership.current,
+        }),
       (helpers) => helpers[Symbol.asyncDispose](),
     )
+    membership.onLoss(files.retire)
     const key = await lifecycle.step('transport key', () =>
       loadTransportKey(join(config.dataRoot, 'transport-key.pem'), join(config.configDir, 'isula-build.pub')),
     )
-    const { layers, images } = store
+    const { layers, images, lists } = store
+    const transfers = await lifecycle.step(
+      'registries',
+      () =>
+        createTransfers({
+          ...{ config, log, environment, entry: entry('transfer-worker') },
+          services: {
+            ...{ layers, images, lists, workers, clock, platform },
+            memory: store.memory,
+            files: store.blobFiles,
+          },
+        }),
+      (started) => started[Symbol.asyncDispose](),
+    )
     const archives = {
-      services: { ...{ layers, images, workers, clock, platform }, limits: defaultLimits },
+      services: {
+        ...{ layers, images, lists, workers, clock, platform, limits: defaultLimits },
+        admit: transfers.admitArchive,
+      },
       files,
     }
+    const engines = enginesOf(config)
     const privileges = { uids: config.privilegedUids, gids: config.privilegedGids }
     const builds = createBuildOperations({
       ...{ clock, log, privileges, spoolRoot, follow },
@@ -114,11 +170,14 @@ export async function composeDaemon(
         proxyEnv: proxyVariables(environment),
         secretKey: secretKey(join(config.dataRoot, 'secret-digest.key')),
         openContexts: createContextOpener({ files, layers, workers }),
-        writeOutputs: createOutputWriter(archives, clock),
+        openResolver: createResolverOpener(transfers),
+        writeOutputs: createOutputWriter({ archives, pushes: transfers, engines, clock }),
+        writeList: createListWriter({ archives, pushes: { ...transfers, lists } }),
+        requireRunnable: async (wanted) => requireRunnable(wanted, platform),
       }),
     })
     const core = createBuilderCore({
-      ...{ config, buildInfo, images, archives, builds, key },
+      ...{ config, buildInfo, images, lists, archives, builds, key, transfers },
       prune: () => store.prune(),
     })
     const server = await lifecycle.step(
@@ -128,7 +187,7 @@ export async function composeDaemon(
           socketPath: config.socket,
           group: config.group,
           services: [createControlService(core), createBuilderService(core)],
-          log,
+          ...{ log, audit, membership },
         }),
       (listening) => listening.close(0),
     )
@@ -138,6 +197,9 @@ export async function composeDaemon(
       () => key.publish(statSync(config.socket).gid),
       () => key.withdraw(),
     )
+    key
+      .rotate(statSync(config.socket).gid, keyLifetime)
+      .catch((error) => log.error('transport-key.kept', { error }))
     notifyManager('READY=1', environment['NOTIFY_SOCKET'])
     log.info('daemon.ready', { socket: config.socket, version: buildInfo.version })
     return {
@@ -149,6 +211,7 @@ export async function composeDaemon(
         await lifecycle.stop()
       },
       hurry: () => void server.close(0),
+      reload: () => transfers.rules.reload(),
     }
   } catch (error) {
     await lifecycle.stop()
@@ -158,6 +221,16 @@ export async function composeDaemon(
 
 function poolSize(): number {
   return Math.min(8, Math.max(2, availableParallelism()))
+}
+
+/** What a daemon that was killed has left for iSulad is of no use to anybody. */
+function enginesOf({ engines: { dockerSocket, isulaSocket, isula }, dataRoot }: DaemonConfig): Engines {
+  const temporary = join(dataRoot, 'tmp')
+  rmSync(temporary, { recursive: true, force: true })
+  return {
+    ...{ dockerSocket, isulaSocket },
+    isulad: { program: isula ?? systemDirectories, temporary, timeLimit: isuladTime },
+  }
 }
 
 /** A layer is what was stored when the tar regenerated from it has its diff ID. */
@@ -170,6 +243,18 @@ function verifier(workers: LayerWorkers): VerifyLayer {
     } catch (error) {
       if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) return false
       throw error
+    } finally {
+      closeSync(fd)
+    }
+  }
+}
+
+function fileDigester(workers: LayerWorkers): DigestFile {
+  return async (path, signal) => {
+    const fd = openSync(path, 'r')
+    try {
+      const range = { offset: 0, length: fstatSync(fd).size }
+      return (await workers.run('digest', { fd, range }, signal)).digest
     } finally {
       closeSync(fd)
     }

@@ -45,6 +45,7 @@ async function main(argv: readonly string[]): Promise<void> {
     if (stopping !== undefined) daemon.hurry()
     stopping ??= daemon.stop().then(() => process.exit(0))
   }
+  process.on('SIGHUP', () => void daemon.reload())
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(signal))
 }
 

@@ -3,6 +3,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { errorOfStatus } from '@isula-build/shared/errors/wire.js'
 import type { Decoded, Encodable, MessageType } from '@isula-build/shared/rpc/codec.js'
 import type { Method } from '@isula-build/shared/rpc/service.js'
+import { durationMilliseconds } from './cli/durations.js'
 import { checkedSocket, unreachable } from './daemon-socket.js'
 
 type AnyMessage = MessageType<unknown, unknown>
@@ -105,11 +106,8 @@ function errorOf(error: ServiceError): Error {
 }
 
 function timeoutMilliseconds(text: string): number {
-  const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
-  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)]
-  const whole = parts.map(([part]) => part).join('') === text && text !== ''
-  const total = parts.reduce((sum, [, count, unit]) => sum + Number(count) * (units[unit ?? ''] ?? 0), 0)
-  if (whole && total >= shortest && total <= longest) return total
+  const total = durationMilliseconds(text)
+  if (total !== undefined && total >= shortest && total <= longest) return total
   throw new BuilderError(
     'ISB_ARGUMENT_INVALID',
     `invalid timeout value: ${text}, supported range [100ms, 2m0s]`,

@@ -4,7 +4,12 @@ export const terminal = {
     return process.stderr.isTTY === true && !process.env['NO_COLOR'] && process.env['TERM'] !== 'dumb'
   },
   get width(): number {
-    return process.stderr.columns ?? 120
+    // A terminal that does not know its size says 0.
+    return process.stderr.columns || 120
+  },
+  /** Standard error can be drawn on. */
+  get drawable(): boolean {
+    return process.stderr.isTTY === true && process.env['TERM'] !== 'dumb'
   },
   get interactive(): boolean {
     return process.stdout.isTTY === true
@@ -19,6 +24,16 @@ export function printLine(text: string): void {
 /** One line on standard error. */
 export function warnLine(text: string): void {
   process.stderr.write(`${text}\n`)
+}
+
+/** Text on standard error as it is, such as a prompt. */
+export function warnText(text: string): void {
+  process.stderr.write(text)
+}
+
+/** Text on standard output as it is. */
+export function printText(text: string): void {
+  process.stdout.write(text)
 }
 
 /** Raw bytes on standard output; resolves when more may come. */

@@ -1,3 +1,5 @@
+import { imageLimits } from '../core/images/image-limits.js'
+
 /** Bytes unless said otherwise. Checked on everything that comes from an archive. */
 export interface ArchiveLimits {
   /** The archive as given and, when it is compressed, unpacked. */
@@ -21,9 +23,9 @@ const gibibyte = 1024 * mebibyte
 export const defaultLimits: ArchiveLimits = {
   archive: 50 * gibibyte,
   importFile: gibibyte,
-  layer: 50 * gibibyte,
+  layer: imageLimits.layer,
   dockerManifest: mebibyte,
-  document: 4 * mebibyte,
+  document: imageLimits.document,
   members: 1_000_000,
   memberNames: 64 * mebibyte,
 }

@@ -3,17 +3,22 @@ import type { Clock } from '../ports/clock.js'
 import type { ImageStore } from '../ports/image-store.js'
 import type { LayerStore, Lease } from '../ports/layer-store.js'
 import type { LayerWorkers } from '../ports/layer-worker.js'
+import type { ManifestListStore } from '../ports/manifest-lists.js'
 import type { ArchiveLimits } from './archive-limits.js'
 
 /** What reading and writing archives needs from the daemon. */
 export interface ArchiveServices {
   readonly layers: LayerStore
   readonly images: ImageStore
+  /** Without it no name means a list. */
+  readonly lists?: ManifestListStore | undefined
   readonly workers: LayerWorkers
   readonly clock: Clock
   /** The platform picked from an image index. */
   readonly platform: Platform
   readonly limits: ArchiveLimits
+  /** Fails with ISB_POLICY_REJECTED for archives that may not be loaded; without it all may. */
+  readonly admit?: ((transport: 'docker-archive' | 'oci-archive', path: string) => void) | undefined
 }
 
 export interface ArchiveOptions {

@@ -102,6 +102,7 @@ export function createFakeStore(root: string): FakeStore {
     list: async () => [...images.values()],
     tag: refused,
     untag: refused,
+    checkName: refused,
     remove: refused,
   }
   return { layers, images: imageStore, records, staged, damaged }

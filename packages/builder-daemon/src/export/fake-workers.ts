@@ -1,5 +1,5 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { applyJob } from '../layer/apply.js'
+import { applyFileJob, applyJob } from '../layer/apply.js'
 import { digestJob } from '../layer/digest-range.js'
 import { sealJob } from '../layer/seal.js'
 import { unpackJob } from '../layer/unpack-file.js'
@@ -13,6 +13,7 @@ export function createFakeWorkers(): LayerWorkers & { readonly ran: readonly Job
   const ran: JobName[] = []
   const jobs: Runner = {
     apply: (params) => applyJob(params),
+    applyFile: (params) => applyFileJob(params),
     digest: (params) => digestJob(params),
     seal: (params) => sealJob(params),
     unpack: (params) => unpackJob(params),

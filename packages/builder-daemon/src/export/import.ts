@@ -95,9 +95,11 @@ async function unpack(
     const { diffId, tarSize } = applied.repeats
       ? await workers.run('seal', { upper, fixedTime: undefined }, options.signal)
       : applied
-    const existing = await layers.findByDiffId(diffId, parentKey([]), options.lease)
+    const key = parentKey([])
+    const existing = await layers.findByDiffId(diffId, key, options.lease)
     if (existing !== undefined) return { layer: existing, diffId }
-    const sealed = { diffId, tarSize, keepsHeaders: !applied.repeats, parentKey: null }
+    const isAlone = applied.repeats || !applied.usedParents
+    const sealed = { diffId, tarSize, keepsHeaders: !applied.repeats, parentKey: isAlone ? null : key }
     const layer = await layers.publish(staging, sealed, options.lease)
     staged = false
     return { layer, diffId }

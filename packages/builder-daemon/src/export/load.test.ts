@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { digestHex, digestOf } from '@isula-build/shared/oci/digest.js'
 import { expect, test } from 'vitest'
 import { loadArchive } from './load.js'
@@ -282,6 +283,24 @@ test('a cancelled load stores nothing', async () => {
     loadArchive(input, bench.services, options),
   )
   await expect(loading).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+  expect(await bench.store.images.list()).toEqual([])
+})
+
+test('an archive that policy.json rejects stores nothing', async () => {
+  await using bench = await createBench()
+  const asked: string[] = []
+  const services = {
+    ...bench.services,
+    admit: (transport: string, path: string) => {
+      asked.push(`${transport}:${path}`)
+      throw new BuilderError('ISB_POLICY_REJECTED', 'rejected')
+    },
+  }
+  const loading = bench.withFile(dockerArchive({ layers: [one] }), (input) =>
+    loadArchive({ ...input, path: '/a.tar' }, services, bench.options),
+  )
+  await expect(loading).rejects.toMatchObject({ code: 'ISB_POLICY_REJECTED' })
+  expect(asked).toEqual(['docker-archive:/a.tar'])
   expect(await bench.store.images.list()).toEqual([])
 })
 

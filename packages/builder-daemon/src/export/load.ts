@@ -10,7 +10,7 @@ import { readOciLayout } from './oci-layout.js'
 /**
  * Loads every image of a docker archive or an OCI layout, packed or not. Nothing is unpacked twice that the
  * store has. Fails with ISB_ARCHIVE_INVALID, ISB_DIGEST_MISMATCH, ISB_LIMIT_EXCEEDED, ISB_NO_SPACE,
- * ISB_PLATFORM_UNSUPPORTED, ISB_CANCELLED; then no image was stored.
+ * ISB_PLATFORM_UNSUPPORTED, ISB_POLICY_REJECTED, ISB_CANCELLED; then no image was stored.
  */
 export async function loadArchive(
   input: ArchiveInput,
@@ -20,18 +20,26 @@ export async function loadArchive(
   await using file = await orWrongFormat(() => openArchive(input, services, options))
   const index = await orWrongFormat(() => indexArchive(file, services.limits, options.signal))
   options.onLog('Getting image source signatures')
-  return await storeImages(await readArchive(index, services), services, options)
+  return await storeImages(await readArchive(index, services, input.path), services, options)
 }
 
 /** What the archive holds, by either format. */
-export async function readArchive(
+async function readArchive(
   index: ArchiveIndex,
-  { limits, platform }: Pick<ArchiveServices, 'limits' | 'platform'>,
+  { limits, platform, admit }: Pick<ArchiveServices, 'limits' | 'platform' | 'admit'>,
+  path: string,
 ): Promise<readonly ArchivedImage[]> {
-  const images = (await readDockerArchive(index, limits)) ?? (await readOciLayout(index, limits, platform))
-  if (images === undefined)
+  const docker = await readDockerArchive(index, limits)
+  if (docker !== undefined) {
+    admit?.('docker-archive', path)
+    return docker
+  }
+  const oci = await readOciLayout(index, limits, platform)
+  if (oci === undefined) {
     throw wrongFormat('manifest.json is not in the archive', 'index.json is not in the archive')
-  return images
+  }
+  admit?.('oci-archive', path)
+  return oci
 }
 
 async function orWrongFormat<T>(read: () => Promise<T>): Promise<T> {

@@ -1,13 +1,18 @@
+import type { Descriptor } from '@isula-build/shared/oci/descriptor.js'
 import { digestHex, digestOf } from '@isula-build/shared/oci/digest.js'
 import { splitLocalName } from '@isula-build/shared/oci/local-name.js'
+import { type Platform, platformRank } from '@isula-build/shared/oci/platform.js'
 import { encodeIndex, encodeManifest } from '../core/image/manifest.js'
 import { layersToSave, type SavedLayer } from '../core/images/saved-layers.js'
+import { platformOf } from '../core/transfer/local-image.js'
 import type { ImageRecord } from '../ports/image-store.js'
 import type { ArchiveOptions, ArchiveServices } from './archive-services.js'
 import { type OutputMember, writeTar } from './tar-output.js'
 
 export interface SaveRequest {
   readonly images: readonly SaveImage[]
+  /** Images of several platforms under common names; a docker archive has no place for them. */
+  readonly indexes?: readonly SaveIndex[] | undefined
   readonly format: 'docker' | 'oci'
   /** Written at its own offset and never sought: a file, a pipe or a socket. Not closed. */
   readonly fd: number
@@ -19,10 +24,21 @@ export interface SaveImage {
   readonly names: readonly string[]
 }
 
+export interface SaveIndex {
+  readonly records: readonly ImageRecord[]
+  readonly names: readonly string[]
+}
+
+interface PreparedIndex {
+  readonly images: readonly PreparedImage[]
+  readonly names: readonly string[]
+}
+
 interface PreparedImage {
   readonly id: string
   readonly configBytes: Uint8Array
   readonly names: readonly string[]
+  readonly platform: Platform
   readonly layers: readonly SavedLayer[]
 }
 
@@ -38,20 +54,38 @@ export async function saveArchive(
   services: ArchiveServices,
   options: Pick<ArchiveOptions, 'lease' | 'signal' | 'onLog'>,
 ): Promise<void> {
-  const images: PreparedImage[] = []
+  const alone: PreparedImage[] = []
   for (const { record, names } of mergeSameImages(request.images)) {
-    const layers = await layersToSave(record, services, options)
-    images.push({ id: record.id, configBytes: record.configBytes, names, layers })
+    alone.push(await prepare(record, names, services, options))
   }
+  const indexes: PreparedIndex[] = []
+  for (const { records, names } of request.indexes ?? []) {
+    const parts: PreparedImage[] = []
+    for (const record of records) parts.push(await prepare(record, [], services, options))
+    indexes.push({ images: parts, names })
+  }
+  if (request.format === 'docker' && indexes.length > 0) throw new Error('a docker archive holds no index')
+  const images = [...alone, ...indexes.flatMap((index) => index.images)]
   options.onLog('Getting image source signatures')
   for (const diffId of new Set(images.flatMap((image) => image.layers.map((layer) => layer.diffId)))) {
     options.onLog(`Copying blob ${diffId}`)
   }
   for (const image of images) options.onLog(`Copying config sha256:${image.id}`)
-  const members = request.format === 'docker' ? dockerMembers(images) : ociMembers(images)
+  const members =
+    request.format === 'docker' ? dockerMembers(alone) : ociMembers(alone, indexes, services.platform)
   await writeTar(members, { fd: request.fd, mtime: 0, signal: options.signal }, services)
   options.onLog('Writing manifest to image destination')
   options.onLog('Storing signatures')
+}
+
+async function prepare(
+  record: ImageRecord,
+  names: readonly string[],
+  services: ArchiveServices,
+  options: Pick<ArchiveOptions, 'lease' | 'signal'>,
+): Promise<PreparedImage> {
+  const layers = await layersToSave(record, services, options)
+  return { id: record.id, configBytes: record.configBytes, names, platform: platformOf(record), layers }
 }
 
 function mergeSameImages(images: readonly SaveImage[]): readonly SaveImage[] {
@@ -122,15 +156,20 @@ export function repositories(
 
 /**
  * OCI image spec, image-layout.md. Layers are stored as they are hashed, uncompressed. `manifest.json` makes
- * it a docker archive too, as docker 25 itself writes it: earlier dockers load nothing else.
+ * it a docker archive too, as docker 25 itself writes it: earlier dockers load nothing else. Of an index it names the
+ * image for this platform.
  */
-function ociMembers(images: readonly PreparedImage[]): readonly OutputMember[] {
+function ociMembers(
+  alone: readonly PreparedImage[],
+  indexes: readonly PreparedIndex[],
+  platform: Platform,
+): readonly OutputMember[] {
   const blobs = new Map<string, OutputMember>()
   const addFile = (content: Uint8Array): void => {
     const name = blobName(digestHex(digestOf(content)))
     blobs.set(name, { kind: 'file', name, content })
   }
-  const descriptors = images.flatMap((image) => {
+  const addImage = (image: PreparedImage): Descriptor => {
     for (const layer of image.layers) {
       const name = blobName(digestHex(layer.diffId))
       blobs.set(name, { kind: 'layer', name, layer })
@@ -141,10 +180,25 @@ function ociMembers(images: readonly PreparedImage[]): readonly OutputMember[] {
     })
     addFile(image.configBytes)
     addFile(manifest.bytes)
-    if (image.names.length === 0) return [manifest.descriptor]
-    return image.names.map((name) => ({ ...manifest.descriptor, annotations: { [refName]: name } }))
-  })
-  const dockerManifest = images.map((image) => ({
+    return manifest.descriptor
+  }
+  const named = (descriptor: Descriptor, names: readonly string[]): readonly Descriptor[] =>
+    names.length === 0
+      ? [descriptor]
+      : names.map((name) => ({ ...descriptor, annotations: { [refName]: name } }))
+  const descriptors = [
+    ...alone.flatMap((image) => named(addImage(image), image.names)),
+    ...indexes.flatMap(({ images, names }) => {
+      const index = encodeIndex(
+        'oci',
+        images.map((image) => ({ ...addImage(image), platform: image.platform })),
+      )
+      addFile(index.bytes)
+      return named(index.descriptor, names)
+    }),
+  ]
+  const forDocker = [...alone, ...indexes.flatMap((index) => imageFor(index, platform) ?? [])]
+  const dockerManifest = forDocker.map((image) => ({
     Config: blobName(image.id),
     RepoTags: image.names,
     Layers: image.layers.map((layer) => blobName(digestHex(layer.diffId))),
@@ -157,6 +211,16 @@ function ociMembers(images: readonly PreparedImage[]): readonly OutputMember[] {
     jsonMember('manifest.json', dockerManifest),
     jsonMember('oci-layout', { imageLayoutVersion: '1.0.0' }),
   ]
+}
+
+/** With the names of the index. */
+function imageFor({ images, names }: PreparedIndex, wanted: Platform): PreparedImage | undefined {
+  let best: { readonly image: PreparedImage; readonly rank: number } | undefined
+  for (const image of images) {
+    const rank = platformRank(wanted, image.platform)
+    if (rank !== undefined && (best === undefined || rank < best.rank)) best = { image, rank }
+  }
+  return best === undefined ? undefined : { ...best.image, names }
 }
 
 function blobName(hex: string): string {

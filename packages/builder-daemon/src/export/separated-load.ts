@@ -62,6 +62,7 @@ export async function loadSeparated(
     if (images === undefined) {
       throw new BuilderError('ISB_ARCHIVE_INVALID', `manifest.json is not in the app tarball ${entry.app}`)
     }
+    services.admit?.('docker-archive', request.directory.path)
     options.onLog('Getting image source signatures')
     return await storeImages(images, services, options)
   } finally {

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import type {
+  Metadata,
   ServerDuplexStream,
   ServerUnaryCall,
   ServerWritableStream,
@@ -9,15 +10,20 @@ import type {
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Decoded, Encodable } from '@isula-build/shared/rpc/codec.js'
 import type { AnyMethod, Method, Service } from '@isula-build/shared/rpc/service.js'
+import type { AuditFacts } from '../ports/audit.js'
 import type { Caller } from '../ports/caller.js'
 import type { Logger } from '../ports/logger.js'
+import type { CallAudit, CallRecord } from './call-audit.js'
 import type { CallGate } from './call-gate.js'
+import type { Peer } from './peers.js'
 import { statusOf } from './status.js'
 
 export interface CallContext {
   readonly caller: Caller
   /** Aborts with a BuilderError: the client cancelled or went away, or the daemon stops. */
   readonly signal: AbortSignal
+  /** For the audit log: what the request alone does not say. */
+  readonly note: (facts: AuditFacts) => void
 }
 
 type Awaitable<T> = T | Promise<T>
@@ -47,7 +53,10 @@ export function bindService<S extends Service>(service: S, handlers: Handlers<S>
 export interface AdapterOptions {
   readonly gate: CallGate
   /** Of the connection a call came in on; undefined denies it. */
-  readonly callerOf: (peer: string) => Caller | undefined
+  readonly peerOf: (peer: string) => Peer | undefined
+  /** The caller as he may call now. Fails with ISB_PERMISSION_DENIED. */
+  readonly admit: (caller: Caller) => Promise<Caller>
+  readonly audit: CallAudit
   readonly log: Logger
 }
 
@@ -77,8 +86,8 @@ function adapt(method: AnyMethod, run: Run, options: AdapterOptions) {
     }
   }
   return (call: ServerStream | Duplex): void => {
-    admit(call, method, options, async (context) => {
-      const request = 'request' in call ? call.request : requestsOf(call, context.signal)
+    admit(call, method, options, async (context, record) => {
+      const request = 'request' in call ? call.request : requestsOf(call, context.signal, record)
       await pump(run(request, context), call, context.signal)
     }).then(
       () => call.end(),
@@ -90,6 +99,7 @@ function adapt(method: AnyMethod, run: Run, options: AdapterOptions) {
 /** What all kinds of calls have in common. */
 interface AnyCall {
   readonly cancelled: boolean
+  readonly metadata: Metadata
   getPeer(): string
   on(event: 'cancelled', listener: () => void): unknown
   off(event: 'cancelled', listener: () => void): unknown
@@ -99,24 +109,48 @@ async function admit<T>(
   call: AnyCall,
   method: AnyMethod,
   options: AdapterOptions,
-  body: (context: CallContext) => Promise<T>,
+  body: (context: CallContext, record: CallRecord) => Promise<T>,
 ): Promise<T> {
-  const caller = options.callerOf(call.getPeer())
-  if (caller === undefined) {
+  const peer = options.peerOf(call.getPeer())
+  if (peer === undefined) {
     throw new BuilderError('ISB_PERMISSION_DENIED', 'the connection has no peer credentials')
   }
-  const admission = options.gate.enter(caller.uid, method.requestStream)
+  const { uid, pid } = peer.caller
+  const startedAt = performance.now()
+  const record = options.audit.begin(call.metadata, method.path, peer)
+  if ('request' in call) record.requested(call.request)
+  try {
+    const value = await enter(call, method, options, peer.caller, (context) =>
+      body({ ...context, note: record.note }, record),
+    )
+    record.end()
+    return value
+  } catch (reason) {
+    record.end({ reason })
+    throw reason
+  } finally {
+    const ms = Math.round(performance.now() - startedAt)
+    options.log.debug('rpc.call', { method: method.path, uid, pid, ms })
+  }
+}
+
+async function enter<T>(
+  call: AnyCall,
+  method: AnyMethod,
+  options: AdapterOptions,
+  connected: Caller,
+  body: (context: Omit<CallContext, 'note'>) => Promise<T>,
+): Promise<T> {
+  const admission = options.gate.enter(connected.uid, method.requestStream)
   const cancelled = (): void => admission.abort(new BuilderError('ISB_CANCELLED', 'the client went away'))
   call.on('cancelled', cancelled)
   if (call.cancelled) cancelled()
-  const startedAt = performance.now()
   try {
+    const caller = await options.admit(connected)
     return await body({ caller, signal: admission.signal })
   } finally {
     call.off('cancelled', cancelled)
     admission.leave()
-    const ms = Math.round(performance.now() - startedAt)
-    options.log.debug('rpc.call', { method: method.path, uid: caller.uid, pid: caller.pid, ms })
   }
 }
 
@@ -145,7 +179,11 @@ function isAsyncIterable(value: unknown): value is AsyncIterable<unknown> {
  * The messages of a client. Unlike the stream's own iterator, leaving the loop early does not end the
  * call, which still has a response to give.
  */
-async function* requestsOf(call: Duplex, signal: AbortSignal): AsyncGenerator<unknown, void, undefined> {
+async function* requestsOf(
+  call: Duplex,
+  signal: AbortSignal,
+  record: CallRecord,
+): AsyncGenerator<unknown, void, undefined> {
   readOneAhead(call)
   let ended = false
   let failure: unknown
@@ -168,8 +206,10 @@ async function* requestsOf(call: Duplex, signal: AbortSignal): AsyncGenerator<un
       signal.throwIfAborted()
       if (failure !== undefined) throw failure
       const message: unknown = call.read()
-      if (message !== null) yield message
-      else if (ended) return
+      if (message !== null) {
+        record.requested(message)
+        yield message
+      } else if (ended) return
       else {
         await new Promise<void>((resolve) => {
           wake = resolve

@@ -6,7 +6,6 @@ import type {
   FileDestination,
   Output,
 } from '@isula-build/shared/rpc/build-messages.js'
-import { parseOutputSpec } from '@isula-build/shared/text/output-spec.js'
 import type { BuildOptions, BuildOutput, ContextOrigin, OutputTarget } from './handlers.js'
 import {
   checkBuildId,
@@ -17,6 +16,7 @@ import {
   invalid,
   orUndefined,
 } from './request-checks.js'
+import { pullPolicy, pushOptions, transferOptions } from './transfer-options.js'
 
 const maxDockerfile = 1 << 20
 const maxSecret = 500 * 1024
@@ -43,7 +43,7 @@ export function buildOptionsOf(message: BuildOptionsMessage): BuildOptions {
     outputs: message.outputs.map(outputOf),
     iidFile: undefined,
     noCache: message.noCache,
-    platform: orUndefined(message.platform),
+    platforms: message.platforms,
     capAdd: checkCapabilities(message.capAdd),
     proxy: message.proxy,
     format: checkChoice(message.format, 'image format', ['docker', 'oci']),
@@ -55,6 +55,8 @@ export function buildOptionsOf(message: BuildOptionsMessage): BuildOptions {
     sshAgents: message.sshAgents,
     cacheFrom: cache?.from ?? [],
     cacheTo: cache?.to ?? [],
+    pull: pullPolicy(message.pull),
+    transfer: transferOptions(message.transfer),
   }
 }
 
@@ -76,23 +78,30 @@ function contextOf(source: ContextSource | undefined, what: string): ContextOrig
 
 function outputOf(output: Output): BuildOutput {
   const { type, destination } = output
-  const name = output.name === '' ? undefined : localName(output.name)
   switch (destination?.case) {
     case 'file':
-      return { kind: archiveKind(type), name, target: fileTarget(destination.value) }
+      return archiveOutput(output, fileTarget(destination.value))
     case 'stream':
-      return { kind: archiveKind(type), name, target: { kind: 'stream' } }
+      return archiveOutput(output, { kind: 'stream' })
     case 'reference':
-      // Transports without a file: known ones are refused by name, with what to do instead.
-      parseOutputSpec(`${type}:${destination.value}`)
-      throw invalid(`output ${type} needs a path`)
+      return namedOutput(output, destination.value)
     case undefined:
       throw invalid(`output ${JSON.stringify(type)} has no destination`)
   }
 }
 
-function archiveKind(type: string): BuildOutput['kind'] {
-  return parseOutputSpec(`${type}:/`).kind
+function archiveOutput({ type, name }: Output, target: OutputTarget): BuildOutput {
+  if (type !== 'docker-archive' && type !== 'oci-archive' && type !== 'rootfs') {
+    throw invalid(`output ${JSON.stringify(type)} cannot go to a file`)
+  }
+  return { kind: type, name: name === '' ? undefined : localName(name), target }
+}
+
+function namedOutput({ type, name, push }: Output, reference: string): BuildOutput {
+  const local = (): string => localName(name === '' ? reference : name)
+  if (type === 'registry') return { kind: type, reference, push: pushOptions(push), name: local() }
+  if (type === 'docker-daemon' || type === 'isulad') return { kind: type, name: local() }
+  throw invalid(`output ${JSON.stringify(type)} cannot go to a reference`)
 }
 
 export function fileTarget(file: FileDestination): OutputTarget {

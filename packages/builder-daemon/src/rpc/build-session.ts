@@ -1,6 +1,7 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { type BuildRequest, type BuildResponse, maxChunk } from '@isula-build/shared/rpc/build-messages.js'
 import { type Channel, createChannel } from './channel.js'
+import { createCredentialQuestions } from './credential-questions.js'
 import type { AgentConnection, BuildClient, BuildOptions, OutputStream } from './handlers.js'
 import { invalid } from './request-checks.js'
 
@@ -28,7 +29,13 @@ export function createBuildSession(options: BuildOptions, outbound: Channel<Buil
     if (!(await outbound.push(response))) throw gone()
   }
 
+  const questions = createCredentialQuestions((value) =>
+    send({ payload: { case: 'needCredentials', value } }),
+  )
+
   const client: BuildClient = {
+    credentials: questions.client.credentials,
+
     streamContext(name) {
       if (contexts.has(name)) throw new Error(`context ${JSON.stringify(name)} is asked for twice`)
       const chunks = createChannel<Uint8Array>(backlog)
@@ -41,7 +48,9 @@ export function createBuildSession(options: BuildOptions, outbound: Channel<Buil
     },
 
     openOutput(index) {
-      if (options.outputs[index]?.target.kind !== 'stream') throw new Error(`output ${index} is no stream`)
+      const output = options.outputs[index]
+      if (output === undefined || !('target' in output) || output.target.kind !== 'stream')
+        throw new Error(`output ${index} is no stream`)
       if (outputs.has(index)) throw new Error(`output ${index} is opened twice`)
       const acknowledgement = createAcknowledgement()
       outputs.set(index, acknowledgement)
@@ -97,6 +106,9 @@ export function createBuildSession(options: BuildOptions, outbound: Channel<Buil
         )
         return
       }
+      case 'credentials':
+        questions.answer(payload.value)
+        return
       case 'options':
         throw invalid('the options of a build come once')
       case undefined:
@@ -109,6 +121,7 @@ export function createBuildSession(options: BuildOptions, outbound: Channel<Buil
     for (const chunks of contexts.values()) chunks.fail(reason)
     for (const received of agents.values()) received.fail(reason)
     for (const acknowledgement of outputs.values()) acknowledgement.settle(reason)
+    questions.fail(reason)
   }
 
   return {

@@ -138,9 +138,19 @@ describe('Build', () => {
           name: 'n',
         },
         { type: 'docker-archive', destination: { case: 'stream', value: {} } },
+        { type: 'rootfs', destination: { case: 'stream', value: {} } },
+        {
+          type: 'registry',
+          destination: { case: 'reference', value: 'h:5000/r:1' },
+          push: { format: 'oci', compression: 'zstd', level: 3 },
+        },
+        { type: 'docker-daemon', destination: { case: 'reference', value: 'd:1' } },
+        { type: 'isulad', destination: { case: 'reference', value: 'x' }, name: 'i:2' },
       ],
       noCache: true,
-      platform: 'linux/arm64',
+      platforms: ['linux/arm64', 'linux/amd64'],
+      pull: 'newer',
+      transfer: { tlsVerify: false, retries: 0, retryDelay: 5 },
       capAdd: ['CAP_SYS_ADMIN'],
       proxy: true,
       format: 'oci',
@@ -169,10 +179,21 @@ describe('Build', () => {
           target: { kind: 'file', path: '/o.tar', parent: { dev: 3n, ino: 4n } },
         },
         { kind: 'docker-archive', name: undefined, target: { kind: 'stream' } },
+        { kind: 'rootfs', name: undefined, target: { kind: 'stream' } },
+        {
+          kind: 'registry',
+          reference: 'h:5000/r:1',
+          push: { format: 'oci', compression: 'zstd', level: 3 },
+          name: 'h:5000/r:1',
+        },
+        { kind: 'docker-daemon', name: 'd:1' },
+        { kind: 'isulad', name: 'i:2' },
       ],
       iidFile: undefined,
       noCache: true,
-      platform: 'linux/arm64',
+      platforms: ['linux/arm64', 'linux/amd64'],
+      pull: 'newer',
+      transfer: { tlsVerify: false, retries: 0, retryDelay: 5 },
       capAdd: ['CAP_SYS_ADMIN'],
       proxy: true,
       format: 'oci',
@@ -244,6 +265,21 @@ describe('Build', () => {
     expect(output).toBe('pong')
   })
 
+  test('asks the client for logins, for the same one once', async () => {
+    const asked: string[] = []
+    const { output } = await run(['LOGIN h r', 'LOGIN h r', 'LOGIN other r'], {}, ({ payload }) => {
+      if (payload?.case !== 'needCredentials') return []
+      const { question, host, repository } = payload.value
+      asked.push(`${host} ${repository}`)
+      const credentials = { username: 'u', password: 'p' }
+      const known = host === 'h' ? { credentials, explicit: true } : {}
+      return [{ payload: { case: 'credentials', value: { question, ...known } } }]
+    })
+    expect(asked).toEqual(['h r', 'other r'])
+    const login = '{"username":"u","password":"p","explicit":true}'
+    expect(output).toBe(`${login}${login}none`)
+  })
+
   test('refuses an agent nobody forwards', async () => {
     expect((await failure(run(['AGENT other ping']))).message).toBe('the client forwards no agent "other"')
   })
@@ -259,6 +295,11 @@ describe('Build', () => {
       'data for no connection',
       { payload: { case: 'agent', value: { connection: 9 } } },
       'no agent connection 9',
+    ],
+    [
+      'a login nobody asked for',
+      { payload: { case: 'credentials', value: { question: 1 } } },
+      'nobody asked question 1',
     ],
     ['options once more', { payload: { case: 'options', value: {} } }, 'come once'],
     ['an empty frame', {}, 'a frame is empty'],
@@ -314,7 +355,21 @@ describe('Build', () => {
     [
       'with an unknown output',
       { outputs: [{ type: 'tape', destination: { case: 'stream', value: {} } }] },
-      'transport "tape" not support',
+      'output "tape" cannot go to a file',
+    ],
+    [
+      'with an archive at a reference',
+      { outputs: [{ type: 'oci-archive', destination: { case: 'reference', value: 'x' } }] },
+      'output "oci-archive" cannot go to a reference',
+    ],
+    ['with an unknown pull policy', { pull: 'sometimes' }, 'pull policy "sometimes"'],
+    ['with too many retries', { transfer: { retries: 101 } }, 'more than 100 retries'],
+    [
+      'with a compression level alone',
+      {
+        outputs: [{ type: 'registry', destination: { case: 'reference', value: 'h/x' }, push: { level: 3 } }],
+      },
+      'a compression level needs a compression',
     ],
   ])('refuses options %s', async (_, change, message) => {
     const error = await failure(run(['SAY x'], change))
@@ -322,9 +377,7 @@ describe('Build', () => {
     expect(error.message).toContain(message)
   })
 
-  test('names what comes later, and limits what is too large', async () => {
-    const reference = { type: 'docker', destination: { case: 'reference', value: '//h/r:1' } } as const
-    expect((await failure(run(['SAY x'], { outputs: [reference] }))).code).toBe('ISB_UNSUPPORTED')
+  test('limits what is too large', async () => {
     const secrets = [{ id: 'a', value: Buffer.alloc(500 * 1024 + 1) }]
     expect((await failure(run(['SAY x'], { secrets }))).code).toBe('ISB_LIMIT_EXCEEDED')
     const dockerfile = { name: 'D', content: Buffer.alloc((1 << 20) + 1, ' ') }

@@ -1,4 +1,3 @@
-import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import { encodeBuildEvent } from '@isula-build/shared/rpc/build-event.js'
 import { type BuildRequest, type BuildResponse, maxChunk } from '@isula-build/shared/rpc/build-messages.js'
@@ -6,6 +5,7 @@ import type { CallContext } from './adapter.js'
 import { buildOptionsOf } from './build-options.js'
 import { createBuildSession } from './build-session.js'
 import { type Channel, createChannel } from './channel.js'
+import { converse } from './conversation.js'
 import type { BuilderCore, RunningBuild } from './handlers.js'
 import { invalid } from './request-checks.js'
 
@@ -16,7 +16,7 @@ const backlog = 4
 export async function* build(
   core: BuilderCore,
   requests: AsyncIterable<BuildRequest>,
-  { caller, signal }: CallContext,
+  { caller, signal, note }: CallContext,
 ): AsyncGenerator<BuildResponse, void, undefined> {
   const frames = requests[Symbol.asyncIterator]()
   const first = await frames.next()
@@ -27,31 +27,18 @@ export async function* build(
 
   const outbound = createChannel<BuildResponse>(backlog)
   const session = createBuildSession(options, outbound)
-  // Aborted with what went wrong between us and the client, which is then the call's error.
-  const scope = new AbortController()
-  const either = AbortSignal.any([signal, scope.signal])
-
-  const conduct = async (): Promise<void> => {
-    const running = await core.startBuild(options, session.client, caller, either)
-    const { imageId, names } = await follow(running, outbound, { quiet, signal: either })
-    await outbound.push({ payload: { case: 'result', value: { imageId, names } } })
-  }
-  session.receive({ [Symbol.asyncIterator]: () => frames }).catch((error: unknown) => {
-    scope.abort(error)
-    session.end(error)
+  yield* converse(frames, signal, {
+    outbound,
+    async conduct(either) {
+      const running = await core.startBuild(options, session.client, caller, either)
+      note({ build: running.id })
+      const { imageId, names } = await follow(running, outbound, { quiet, signal: either })
+      note({ results: [imageId] })
+      await outbound.push({ payload: { case: 'result', value: { imageId, names } } })
+    },
+    receive: session.receive,
+    end: session.end,
   })
-  conduct().then(
-    () => outbound.close(),
-    (error: unknown) => outbound.fail(scope.signal.aborted ? scope.signal.reason : error),
-  )
-  try {
-    yield* outbound
-  } finally {
-    const over = new BuilderError('ISB_CANCELLED', 'the call is over')
-    scope.abort(over)
-    session.end(over)
-    outbound.close()
-  }
 }
 
 interface Following {

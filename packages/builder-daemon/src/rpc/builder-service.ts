@@ -5,8 +5,10 @@ import { builderService } from '@isula-build/shared/rpc/builder.js'
 import type { Decoded, Encodable } from '@isula-build/shared/rpc/codec.js'
 import type * as wire from '@isula-build/shared/rpc/image-messages.js'
 import { type BoundService, bindService } from './adapter.js'
+import { removedBy, storedBy } from './audit-facts.js'
 import { fileTarget } from './build-options.js'
 import { build } from './builder-build.js'
+import { builderRegistries } from './builder-registries.js'
 import type {
   ArchiveSource,
   BuilderCore,
@@ -32,7 +34,7 @@ export function createBuilderService(core: BuilderCore): BoundService {
       return {}
     },
 
-    async *Remove(request, { caller, signal }) {
+    async *Remove(request, { caller, signal, note }) {
       const { images, all, prune } = request
       if (Number(all) + Number(prune) + Number(images.length > 0) !== 1) {
         throw invalid('give images, or all, or prune')
@@ -44,25 +46,32 @@ export function createBuilderService(core: BuilderCore): BoundService {
           : ({ kind: 'named', references: images } as const)
       let failed: BuilderError | undefined
       for await (const event of core.remove(what, caller, signal)) {
+        note({ results: removedBy(event) })
         if (event.kind === 'failed') failed ??= event.error
         yield removeResponse(event)
       }
       if (failed !== undefined) throw new BuilderError(failed.code, 'remove one or more images failed')
     },
 
-    async *Import(requests, { caller, signal }) {
+    async *Import(requests, { caller, signal, note }) {
       const { first, chunks } = await openUpload(requests)
       if (first?.case !== 'options') throw invalid('the first frame of an import is its options')
       const source = archiveSource(first.value.source, chunks)
       const reference = orUndefined(first.value.reference)
-      for await (const event of core.import({ source, reference }, caller, signal)) yield storeResponse(event)
+      for await (const event of core.import({ source, reference }, caller, signal)) {
+        note({ results: storedBy(event) })
+        yield storeResponse(event)
+      }
     },
 
-    async *Load(requests, { caller, signal }) {
+    async *Load(requests, { caller, signal, note }) {
       const { first, chunks } = await openUpload(requests)
       if (first?.case !== 'options') throw invalid('the first frame of a load is its options')
       const request = loadRequest(first.value, chunks)
-      for await (const event of core.load(request, caller, signal)) yield storeResponse(event)
+      for await (const event of core.load(request, caller, signal)) {
+        note({ results: storedBy(event) })
+        yield storeResponse(event)
+      }
     },
 
     async *Save(request, { caller, signal }) {
@@ -75,6 +84,8 @@ export function createBuilderService(core: BuilderCore): BoundService {
         }
       }
     },
+
+    ...builderRegistries(core),
 
     async Info(request, { caller }) {
       const { memory, ...info } = await core.info(caller)

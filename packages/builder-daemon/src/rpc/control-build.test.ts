@@ -164,6 +164,26 @@ describe('Build and Status', () => {
     ])
   })
 
+  test.each([
+    [
+      'docker://h:5000/r:1',
+      {
+        kind: 'registry',
+        reference: 'h:5000/r:1',
+        push: { format: 'docker', compression: undefined, level: undefined },
+        name: 'h:5000/r:1',
+      },
+    ],
+    ['oci://h/r', { kind: 'registry', reference: 'h/r', push: { format: 'oci' }, name: 'h/r:latest' }],
+    ['docker-daemon:a:1', { kind: 'docker-daemon', name: 'a:1' }],
+    ['isulad:a:1', { kind: 'isulad', name: 'a:1' }],
+  ])('take the output %s', async (output, expected) => {
+    const text = statusText()
+    await client.unary(controlService.Build, request('SAY x', { output }))
+    await text
+    expect(core.started[0]?.options.outputs).toMatchObject([expected])
+  })
+
   test('open encrypted build args', async () => {
     const text = statusText()
     const buildArgs = [Buffer.from('http_proxy=http://u:p@h').toString('hex')]
@@ -180,6 +200,10 @@ describe('Build and Status', () => {
     ['a malformed capability', { capAddList: ['FOO'] }, 'cap FOO is invalid'],
     ['an unknown format', { format: 'zip' }, 'image format "zip"'],
     ['an unknown output', { output: 'foo:/x' }, 'transport "foo" not support'],
+    ['an output without a tag', { output: 'docker-daemon:a' }, 'has no tag'],
+    ['a malformed output', { output: 'isulad:a' }, 'invalid isulad output format: isulad:a'],
+    ['an output that takes our client', { output: 'type=local,dest=/x' }, 'not support'],
+    ['a directory as output', { output: '/x' }, 'transport "/x" not support'],
     ['an output to a relative path', { output: 'oci-archive:x' }, 'not absolute'],
     ['a time out of range', { buildStatic: { buildTime: { seconds: 1, nanos: -1 } } }, 'out of range'],
     ['a relative iidfile', { iidfile: 'x' }, 'iidfile'],

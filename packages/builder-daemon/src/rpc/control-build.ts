@@ -1,7 +1,9 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { localName } from '@isula-build/shared/oci/local-name.js'
 import type { Decoded } from '@isula-build/shared/rpc/codec.js'
 import type { BuildRequest } from '@isula-build/shared/rpc/control.js'
 import { parseOutputSpec } from '@isula-build/shared/text/output-spec.js'
+import { knowsNoLogins } from './credential-questions.js'
 import type { BuildClient, BuildOptions, BuildOutput } from './handlers.js'
 import {
   checkBuildId,
@@ -12,6 +14,7 @@ import {
   invalid,
   orUndefined,
 } from './request-checks.js'
+import { unspecifiedTransfer } from './transfer-options.js'
 
 type Request = Decoded<typeof BuildRequest>
 
@@ -41,7 +44,7 @@ export function controlBuildOptions(request: Request, decrypt: (hex: string) => 
     outputs: request.output === '' ? [] : [outputOf(request.output)],
     iidFile: request.iidfile === '' ? undefined : checkPath(request.iidfile, 'iidfile'),
     noCache: false,
-    platform: undefined,
+    platforms: [],
     capAdd: checkCapabilities(request.capAddList),
     proxy: request.proxy,
     format: checkChoice(orUndefined(request.format) ?? 'docker', 'image format', ['docker', 'oci']),
@@ -53,6 +56,8 @@ export function controlBuildOptions(request: Request, decrypt: (hex: string) => 
     sshAgents: [],
     cacheFrom: [],
     cacheTo: [],
+    pull: 'missing',
+    transfer: unspecifiedTransfer,
   }
 }
 
@@ -65,13 +70,36 @@ function assignments(args: readonly string[]): Readonly<Record<string, string>> 
   return Object.fromEntries(pairs)
 }
 
+/** The original's transports; everything else takes a client that takes part. */
 function outputOf(text: string): BuildOutput {
-  const { kind, path, name } = parseOutputSpec(text)
-  return { kind, name, target: { kind: 'file', path: checkPath(path, 'output'), parent: undefined } }
+  const output = parseOutputSpec(text)
+  switch (output.kind) {
+    case 'docker-archive':
+    case 'oci-archive': {
+      const { kind, path, name } = output
+      return { kind, name, target: { kind: 'file', path: checkPath(path, 'output'), parent: undefined } }
+    }
+    case 'registry': {
+      const [reference, ...more] = output.references
+      if (reference === undefined || more.length > 0) break
+      return { kind: 'registry', reference, push: output.push, name: localName(reference) }
+    }
+    case 'docker-daemon': {
+      const [name, ...more] = output.names
+      if (name === undefined || more.length > 0) break
+      return { kind: 'docker-daemon', name }
+    }
+    case 'isulad':
+      return { kind: 'isulad', name: output.name }
+  }
+  throw invalid(`transport ${JSON.stringify(text.split(':', 1)[0])} not support`, {
+    hint: 'Build with the client of this version for this output.',
+  })
 }
 
 /** The original's client shares its files with the daemon and takes part in nothing. */
 export const absentClient: BuildClient = {
+  ...knowsNoLogins,
   streamContext() {
     throw unsupported('a context')
   },

@@ -201,21 +201,3 @@ test('Version has the build time as C prints it', async () => {
     osArch: 'linux/amd64',
   })
 })
-
-test('what is not there yet says so', async () => {
-  const calls = [
-    client.unary(controlService.Login, {}),
-    client.unary(controlService.Logout, {}),
-    client.unary(controlService.ManifestCreate, {}),
-    client.unary(controlService.ManifestAnnotate, {}),
-    client.unary(controlService.ManifestInspect, {}),
-    all(client.stream(controlService.Pull, {})),
-    all(client.stream(controlService.Push, {})),
-    all(client.stream(controlService.ManifestPush, {})),
-  ]
-  for (const call of calls) {
-    const error = await failure(call)
-    expect(error.code).toBe('ISB_UNSUPPORTED')
-    expect(error.message).toMatch(/is not supported yet$/)
-  }
-})

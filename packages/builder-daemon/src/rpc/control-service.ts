@@ -1,11 +1,14 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { splitLocalName } from '@isula-build/shared/oci/local-name.js'
 import { controlService } from '@isula-build/shared/rpc/control.js'
+import { displayLine } from '@isula-build/shared/text/display-line.js'
 import { formatSize } from '@isula-build/shared/text/units.js'
 import type { Caller } from '../ports/caller.js'
 import { type BoundService, bindService } from './adapter.js'
+import { removedBy, storedBy } from './audit-facts.js'
 import { absentClient, controlBuildOptions } from './control-build.js'
 import { controlLoad, controlRemove, controlSave } from './control-images.js'
+import { controlRegistries } from './control-registries.js'
 import type { BuilderCore, RemoveEvent, RunningBuild } from './handlers.js'
 import { selectImages } from './image-selection.js'
 import { createLogText } from './log-text.js'
@@ -22,7 +25,7 @@ export function createControlService(core: BuilderCore): BoundService {
   const keyOf = (caller: Caller, id: string): string => `${caller.uid}/${id}`
 
   return bindService(controlService, {
-    async Build(request, { caller, signal }) {
+    async Build(request, { caller, signal, note }) {
       const options = controlBuildOptions(request, core.decrypt)
       const host = builds.host(keyOf(caller, request.buildID))
       try {
@@ -31,6 +34,7 @@ export function createControlService(core: BuilderCore): BoundService {
         host.present({ running, iidFile: options.iidFile })
         try {
           const { imageId } = await running.result
+          note({ results: [imageId] })
           return { imageID: imageId }
         } finally {
           await host.farewell(farewellMs)
@@ -72,33 +76,38 @@ export function createControlService(core: BuilderCore): BoundService {
       return {}
     },
 
-    async *Remove(request, { caller, signal }) {
+    async *Remove(request, { caller, signal, note }) {
       let failed: BuilderError | undefined
       for await (const event of core.remove(controlRemove(request), caller, signal)) {
+        note({ results: removedBy(event) })
         if (event.kind === 'failed') failed ??= event.error
         yield { layerMessage: removeText(event) }
       }
       if (failed !== undefined) throw new BuilderError(failed.code, 'remove one or more images failed')
     },
 
-    async *Import(request, { caller, signal }) {
+    async *Import(request, { caller, signal, note }) {
       const source = { kind: 'file', path: checkPath(request.source, 'tarball') } as const
       const reference = orUndefined(request.reference)
       for await (const event of core.import({ source, reference }, caller, signal)) {
-        if (event.kind === 'log') yield { log: `${event.line}\n` }
+        note({ results: storedBy(event) })
+        if (event.kind === 'log') yield { log: `${displayLine(event.line)}\n` }
         else yield { log: `Import success with image id: "${event.imageId}"\n` }
       }
     },
 
-    async *Load(request, { caller, signal }) {
+    async *Load(request, { caller, signal, note }) {
       for await (const event of core.load(controlLoad(request), caller, signal)) {
-        yield { log: event.kind === 'log' ? `${event.line}\n` : `Loaded image as ${event.imageId}\n` }
+        note({ results: storedBy(event) })
+        yield {
+          log: event.kind === 'log' ? `${displayLine(event.line)}\n` : `Loaded image as ${event.imageId}\n`,
+        }
       }
     },
 
     async *Save(request, { caller, signal }) {
       for await (const event of core.save(controlSave(request), caller, signal)) {
-        if (event.kind === 'log') yield { log: `${event.line}\n` }
+        if (event.kind === 'log') yield { log: `${displayLine(event.line)}\n` }
       }
     },
 
@@ -144,19 +153,8 @@ export function createControlService(core: BuilderCore): BoundService {
 
     HealthCheck: () => ({ status: 'SERVING' }),
 
-    Login: () => notYet('logging in to a registry'),
-    Logout: () => notYet('logging out of a registry'),
-    Pull: () => notYet('pulling images'),
-    Push: () => notYet('pushing images'),
-    ManifestCreate: () => notYet('making manifest lists'),
-    ManifestAnnotate: () => notYet('changing manifest lists'),
-    ManifestInspect: () => notYet('showing manifest lists'),
-    ManifestPush: () => notYet('pushing manifest lists'),
+    ...controlRegistries(core),
   })
-}
-
-function notYet(what: string): never {
-  throw new BuilderError('ISB_UNSUPPORTED', `${what} is not supported yet`)
 }
 
 function removeText(event: RemoveEvent): string {

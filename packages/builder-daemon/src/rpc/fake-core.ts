@@ -3,7 +3,15 @@ import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Caller } from '../ports/caller.js'
 import type { ImageSummary } from '../ports/image-store.js'
 import { createChannel } from './channel.js'
-import type { BuildClient, BuilderCore, BuildOptions, RemoveEvent, StoreEvent } from './handlers.js'
+import type {
+  BuildClient,
+  BuilderCore,
+  BuildOptions,
+  CredentialClient,
+  RemoveEvent,
+  StoreEvent,
+  TransferEvent,
+} from './handlers.js'
 
 export interface FakeCore extends BuilderCore {
   /** What startBuild was called with. */
@@ -19,13 +27,18 @@ export interface FakeCore extends BuilderCore {
 }
 
 const imageId = 'a'.repeat(64)
+const digest = `sha256:${'d'.repeat(64)}`
 
 /**
- * A core for tests of the edges. It keeps nothing on disk; a build obeys its Dockerfile line by line:
+ * A core for tests of the edges. It keeps nothing on disk. A transfer obeys its reference, words between `+`:
+ * `ask-HOST` (asks for a login, says it), `wait` (for the end), `denied`. A build obeys its Dockerfile line by line:
  * `SAY text`, `WARN text`, `CONTEXT name` (streams it), `WRITE index text`, `AGENT id text` (sends, says
- * the answer), `SECRET id`, `WAIT` (for the end), `FAIL text`, `CRASH text`.
+ * the answer), `LOGIN host repository` (asks for it), `SECRET id`, `WAIT` (for the end), `FAIL text`, `CRASH text`.
  */
-export function createFakeCore(images: readonly ImageSummary[] = []): FakeCore {
+export function createFakeCore(
+  images: readonly ImageSummary[] = [],
+  options: { readonly experimental?: boolean } = {},
+): FakeCore {
   const started: FakeCore['started'] = []
   const calls: unknown[] = []
   let saved = 0
@@ -36,21 +49,41 @@ export function createFakeCore(images: readonly ImageSummary[] = []): FakeCore {
     yield { kind: 'stored', imageId, names: ['a:1'] }
   }
 
+  async function* transfer(
+    what: string,
+    request: { readonly reference: string },
+    client: CredentialClient,
+    signal: AbortSignal,
+  ): AsyncGenerator<TransferEvent> {
+    calls.push([what, request])
+    yield { kind: 'log', line: `${what} ${request.reference}` }
+    for (const word of request.reference.split('+')) {
+      if (word.startsWith('ask-')) {
+        const known = await client.credentials(word.slice(4), 'r', word.slice(4))
+        yield { kind: 'log', line: `login ${JSON.stringify(known) ?? 'none'}` }
+      } else if (word === 'wait') await aborted(signal)
+      else if (word === 'denied') throw new BuilderError('ISB_REGISTRY_DENIED', 'the registry says no')
+    }
+    yield { kind: 'progress', digest, done: 1, total: 2 }
+    if (what === 'pull') yield { kind: 'stored', imageId, names: ['a:1'], digest }
+    else yield { kind: 'pushed', reference: request.reference, digest, size: 3 }
+  }
+
   return {
     started,
     calls,
     savedChunks: () => saved,
-    startBuild(options, client, caller, signal) {
-      started.push({ options, caller, signal })
+    startBuild(build, client, caller, signal) {
+      started.push({ options: build, caller, signal })
       const events = createChannel<BuildEvent>(1000)
-      const text = Buffer.from(options.dockerfile.content).toString('utf8')
+      const text = Buffer.from(build.dockerfile.content).toString('utf8')
       if (text === 'REFUSE') throw new BuilderError('ISB_TOO_MANY_BUILDS', 'too many builds')
-      const result = obey(text.split('\n'), { options, client, events: events.push, signal })
+      const result = obey(text.split('\n'), { options: build, client, events: events.push, signal })
       result.then(
         () => events.close(),
         () => events.close(),
       )
-      return Promise.resolve({ id: options.id ?? 'chosen', events: () => events, result })
+      return Promise.resolve({ id: build.id ?? 'chosen', events: () => events, result })
     },
     images: () => Promise.resolve(images),
     tag(image, name) {
@@ -83,6 +116,34 @@ export function createFakeCore(images: readonly ImageSummary[] = []): FakeCore {
         yield { kind: 'data', chunk: Buffer.alloc(3 << 18, index) }
       }
     },
+    pull: (request, client, _, signal) => transfer('pull', request, client, signal),
+    push: (request, client, _, signal) =>
+      transfer('push', { ...request, reference: request.image }, client, signal),
+    login(request) {
+      calls.push(['login', request])
+      if (request.server !== 'denied') return Promise.resolve()
+      return Promise.reject(new BuilderError('ISB_REGISTRY_DENIED', 'the registry says no'))
+    },
+    logout(request) {
+      calls.push(['logout', request])
+      return Promise.resolve()
+    },
+    async createList(request, client) {
+      calls.push(['createList', request])
+      if (request.images.includes('ask')) await client.credentials('h', 'r')
+      return imageId
+    },
+    annotateList(request) {
+      calls.push(['annotateList', request])
+      return Promise.resolve()
+    },
+    inspectList: (name) => Promise.resolve(Buffer.from(JSON.stringify({ name }))),
+    pushList: (request, client, _, signal) =>
+      transfer('pushList', { ...request, reference: request.list }, client, signal),
+    removeList(name) {
+      calls.push(['removeList', name])
+      return Promise.resolve()
+    },
     info: (caller) =>
       Promise.resolve({
         memTotal: 1,
@@ -99,7 +160,7 @@ export function createFakeCore(images: readonly ImageSummary[] = []): FakeCore {
         runtime: 'runc',
         builds: 5,
         threads: 6,
-        experimental: false,
+        experimental: options.experimental ?? false,
         memory: { system: 1, heapSystem: 2, heapAllocated: 3, heapInUse: 4, heapIdle: 5, heapReleased: 6 },
       }),
     version: () => ({
@@ -160,12 +221,10 @@ async function obey(lines: readonly string[], scene: Scene) {
       await agent.send(Buffer.from(rest))
       for await (const data of agent.received) await say(data)
       await agent.close()
-    } else if (verb === 'WAIT') {
-      await new Promise((_, reject) => {
-        if (signal.aborted) reject(signal.reason)
-        signal.addEventListener('abort', () => reject(signal.reason))
-      })
-    } else if (verb === 'FAIL') {
+    } else if (verb === 'LOGIN') {
+      await say(JSON.stringify(await client.credentials(first, rest, first)) ?? 'none')
+    } else if (verb === 'WAIT') await aborted(signal)
+    else if (verb === 'FAIL') {
       throw new BuilderError('ISB_STEP_FAILED', line.slice(5), { exitCode: 3, logTail: ['last words'] })
     } else if (verb === 'CRASH') throw new Error(line.slice(6))
     await events({ kind: 'step-finished', at: 0, step: index + 1, outcome: 'done' })
@@ -173,6 +232,13 @@ async function obey(lines: readonly string[], scene: Scene) {
   await events({ kind: 'stage-committed', at: 0, stage: 0, imageId })
   await events({ kind: 'finished', at: 0, imageId, names: options.tags })
   return { imageId, names: options.tags }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason)
+    signal.addEventListener('abort', () => reject(signal.reason))
+  })
 }
 
 async function bytesOf(source: unknown): Promise<string> {

@@ -2,6 +2,8 @@ import type { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Caller } from '../ports/caller.js'
 import type { ImageSummary } from '../ports/image-store.js'
+import type { Credentials } from '../ports/registry.js'
+import type { DaemonInfo, DaemonVersion } from './daemon-facts.js'
 
 /**
  * What the edges call. Both services are translations of their messages to these methods and know
@@ -30,6 +32,44 @@ export interface BuilderCore {
   load(request: LoadRequest, caller: Caller, signal: AbortSignal): AsyncIterable<StoreEvent>
   /** `data` events only when the destination is a stream. */
   save(request: SaveRequest, caller: Caller, signal: AbortSignal): AsyncIterable<SaveEvent>
+  pull(
+    request: PullRequest,
+    client: CredentialClient,
+    caller: Caller,
+    signal: AbortSignal,
+  ): AsyncIterable<TransferEvent>
+  push(
+    request: PushRequest,
+    client: CredentialClient,
+    caller: Caller,
+    signal: AbortSignal,
+  ): AsyncIterable<TransferEvent>
+  /** Checks the login with the registry, then keeps it for this user. Fails with ISB_REGISTRY_DENIED. */
+  login(request: LoginRequest, caller: Caller, signal: AbortSignal): Promise<void>
+  /** Names what was removed; fails with ISB_ARGUMENT_INVALID when there is no such login. */
+  logout(request: LogoutRequest, caller: Caller): Promise<void>
+  /** Resolves to the ID of the list. */
+  createList(
+    request: CreateListRequest,
+    client: CredentialClient,
+    caller: Caller,
+    signal: AbortSignal,
+  ): Promise<string>
+  annotateList(
+    request: AnnotateListRequest,
+    client: CredentialClient,
+    caller: Caller,
+    signal: AbortSignal,
+  ): Promise<void>
+  /** The document as it would be pushed. */
+  inspectList(name: string, caller: Caller): Promise<Uint8Array>
+  pushList(
+    request: PushListRequest,
+    client: CredentialClient,
+    caller: Caller,
+    signal: AbortSignal,
+  ): AsyncIterable<TransferEvent>
+  removeList(name: string, caller: Caller): Promise<void>
   info(caller: Caller): Promise<DaemonInfo>
   version(): DaemonVersion
   /** Waiting and running builds that the caller may see: his own, for root all. */
@@ -59,7 +99,8 @@ export interface BuildOptions {
   /** Only for clients that leave writing it to the daemon. */
   readonly iidFile: string | undefined
   readonly noCache: boolean
-  readonly platform: string | undefined
+  /** What to build for; [] is the daemon's own platform, several make a list under the tags. */
+  readonly platforms: readonly string[]
   readonly capAdd: readonly string[]
   /** RUN inherits the daemon's proxy variables. */
   readonly proxy: boolean
@@ -74,6 +115,25 @@ export interface BuildOptions {
   readonly sshAgents: readonly string[]
   readonly cacheFrom: readonly string[]
   readonly cacheTo: readonly string[]
+  /** Which base images are asked for at their registries. */
+  readonly pull: PullPolicy
+  readonly transfer: TransferOptions
+}
+
+/**
+ * `missing`: what is not here; `newer`: and what the registry has in another version; `always`: everything, a failure
+ * is one of the build; `never`: nothing.
+ */
+export type PullPolicy = 'always' | 'missing' | 'newer' | 'never'
+
+/** How registries are spoken to. */
+export interface TransferOptions {
+  /** undefined: as registries.toml says. */
+  readonly tlsVerify: boolean | undefined
+  /** Attempts after a failed one. */
+  readonly retries: number | undefined
+  /** Milliseconds. */
+  readonly retryDelay: number | undefined
 }
 
 export interface NamedContent {
@@ -94,11 +154,28 @@ export interface FileIdentity {
   readonly ino: bigint
 }
 
-export interface BuildOutput {
-  readonly kind: 'docker-archive' | 'oci-archive'
-  readonly target: OutputTarget
-  /** In local form; becomes a name of the image too. */
-  readonly name: string | undefined
+/** `name` is in local form and becomes a name of the image too. */
+export type BuildOutput =
+  /** `rootfs` is a tar of the image's files, without any metadata. */
+  | {
+      readonly kind: 'docker-archive' | 'oci-archive' | 'rootfs'
+      readonly target: OutputTarget
+      readonly name: string | undefined
+    }
+  | {
+      readonly kind: 'registry'
+      readonly reference: string
+      readonly push: PushOptions
+      readonly name: string
+    }
+  /** Handed to the engine of this machine by the daemon, where the caller may use it himself. */
+  | { readonly kind: 'docker-daemon' | 'isulad'; readonly name: string }
+
+export interface PushOptions {
+  /** undefined: as the image was built or pulled. */
+  readonly format: 'docker' | 'oci' | undefined
+  readonly compression: 'gzip' | 'zstd' | undefined
+  readonly level: number | undefined
 }
 
 export type OutputTarget =
@@ -107,8 +184,21 @@ export type OutputTarget =
   /** Through `BuildClient.openOutput`, or as data events. */
   | { readonly kind: 'stream' }
 
+/** Logins that the program of the caller knows. */
+export interface CredentialClient {
+  /**
+   * `explicit`: the user named them for this very call, so they come before those of `login`; others come after.
+   * `named`: the host that the reference has; undefined for a mirror.
+   */
+  credentials(
+    host: string,
+    repository: string,
+    named?: string,
+  ): Promise<(Credentials & { readonly explicit: boolean }) | undefined>
+}
+
 /** What a build can ask of the program that started it. Every method fails when the client is gone. */
-export interface BuildClient {
+export interface BuildClient extends CredentialClient {
   /**
    * The tar (perhaps compressed) of a context, '' for the build context. Once per name, to be consumed
    * without waiting for anything else of the client: its frames share one connection.
@@ -215,6 +305,84 @@ export type SaveEvent =
   /** `chunk` is not written to any more. */
   | { readonly kind: 'data'; readonly chunk: Uint8Array }
 
+export interface PullRequest {
+  /** As the user wrote it. */
+  readonly reference: string
+  /** [] is the daemon's own; `all` every one of the index. */
+  readonly platforms: readonly string[] | 'all'
+  readonly policy: PullPolicy
+  readonly transfer: TransferOptions
+}
+
+export interface PushRequest {
+  /** A local name or ID. */
+  readonly image: string
+  /** Where to; undefined: what the name says. */
+  readonly destination: string | undefined
+  readonly push: PushOptions
+  readonly transfer: TransferOptions
+}
+
+export type TransferEvent =
+  /** One line without its end. */
+  | { readonly kind: 'log'; readonly line: string }
+  /** Of one blob, bytes; several times a second at most. */
+  | { readonly kind: 'progress'; readonly digest: string; readonly done: number; readonly total: number }
+  /** An image is in the store; `digest` of its manifest or index at the registry. */
+  | {
+      readonly kind: 'stored'
+      readonly imageId: string
+      readonly names: readonly string[]
+      readonly digest: string | undefined
+    }
+  | { readonly kind: 'pushed'; readonly reference: string; readonly digest: string; readonly size: number }
+
+export interface LoginRequest {
+  /** Host, perhaps with a namespace, scheme and path already taken off. */
+  readonly server: string
+  /** undefined: check what is kept or known to the client. */
+  readonly credentials: Credentials | undefined
+  readonly transfer: TransferOptions
+}
+
+export type LogoutRequest = { readonly kind: 'server'; readonly server: string } | { readonly kind: 'all' }
+
+export interface CreateListRequest {
+  readonly name: string
+  /** References at registries, local names or IDs. */
+  readonly images: readonly string[]
+  readonly format: 'docker' | 'oci'
+  /** Every platform of an image that is a list itself. */
+  readonly all: boolean
+  /** Replace a list of this name. */
+  readonly amend: boolean
+  readonly transfer: TransferOptions
+}
+
+export interface AnnotateListRequest {
+  readonly list: string
+  /** An entry by its reference or digest; an image that is no entry yet is added. */
+  readonly image: string
+  readonly os: string | undefined
+  readonly architecture: string | undefined
+  readonly variant: string | undefined
+  readonly osVersion: string | undefined
+  readonly osFeatures: readonly string[]
+  readonly annotations: Readonly<Record<string, string>>
+  readonly transfer: TransferOptions
+}
+
+export interface PushListRequest {
+  readonly list: string
+  readonly destination: string
+  readonly format: 'docker' | 'oci' | undefined
+  /** Also the images, not only the list. */
+  readonly all: boolean
+  /** Remove the local list afterwards. */
+  readonly purge: boolean
+  readonly transfer: TransferOptions
+}
+
 export interface PruneRequest {
   /** Also what later builds would reuse. */
   readonly all: boolean
@@ -227,43 +395,4 @@ export interface PruneResult {
   readonly freedBytes: number
   readonly images: number
   readonly layers: number
-}
-
-/** Sizes in bytes. */
-export interface DaemonInfo {
-  readonly memTotal: number
-  readonly memFree: number
-  readonly swapTotal: number
-  readonly swapFree: number
-  readonly storageDriver: string
-  readonly backingFilesystem: string
-  readonly searchRegistries: readonly string[]
-  readonly insecureRegistries: readonly string[]
-  readonly blockedRegistries: readonly string[]
-  readonly dataRoot: string
-  readonly runRoot: string
-  readonly runtime: string
-  /** Waiting and running. */
-  readonly builds: number
-  readonly threads: number
-  readonly experimental: boolean
-  readonly memory: {
-    readonly system: number
-    readonly heapSystem: number
-    readonly heapAllocated: number
-    readonly heapInUse: number
-    readonly heapIdle: number
-    readonly heapReleased: number
-  }
-}
-
-export interface DaemonVersion {
-  readonly version: string
-  /** E.g. `node v20.9.0`. */
-  readonly runtimeVersion: string
-  readonly gitCommit: string
-  /** Milliseconds since the epoch. */
-  readonly builtAt: number
-  /** E.g. `linux/amd64`. */
-  readonly platform: string
 }

@@ -1,5 +1,6 @@
 import { StringDecoder } from 'node:string_decoder'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
+import { displayLine } from '@isula-build/shared/text/display-line.js'
 
 /**
  * Text of a build as the original's client prints it: one call per event, in order. Output of a RUN
@@ -13,13 +14,15 @@ export function createLogText(iidFile: string | undefined): (event: BuildEvent) 
         decoder = new StringDecoder('utf8')
         return `STEP ${String(event.step).padStart(2)}: ${event.text}\n`
       case 'output':
+        // One line of a transfer, which may quote a registry.
+        if (event.step === 0) return `${displayLine(Buffer.from(event.data).toString('utf8').trimEnd())}\n`
         return decoder.write(Buffer.from(event.data))
       case 'step-finished':
         return decoder.end()
       case 'stage-committed':
         return `Committed stage ${event.stage} with ID: ${event.imageId}\n`
       case 'warning':
-        return `[Warning] ${event.message}\n`
+        return `[Warning] ${displayLine(event.message)}\n`
       case 'finished':
         return iidFile === undefined
           ? `Build success with image id: ${event.imageId}\n`

@@ -1,16 +1,20 @@
 import { closeSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { formatPlatform, type Platform, platformRank } from '@isula-build/shared/oci/platform.js'
 import { localNames, tryLocalName } from '../core/images/names.js'
 import { requireLocalImage } from '../core/images/resolve.js'
+import { platformOf } from '../core/transfer/local-image.js'
+import { findLocalList } from '../core/transfer/local-lists.js'
 import type { ArchiveDirectory } from '../export/archive-directory.js'
 import type { ArchiveInput, ArchiveOptions, ArchiveServices } from '../export/archive-services.js'
 import { importRootfs } from '../export/import.js'
 import { loadArchive } from '../export/load.js'
 import { loadSeparated } from '../export/separated-load.js'
 import type { Caller, CallerFiles } from '../ports/caller.js'
-import type { ImageRecord } from '../ports/image-store.js'
+import type { ImageRecord, ImageStore } from '../ports/image-store.js'
 import type { Lease } from '../ports/layer-store.js'
+import type { ManifestList } from '../ports/manifest-lists.js'
 import type { ArchiveSource, ImportRequest, LoadRequest, StoreEvent } from '../rpc/handlers.js'
 import { type Emit, eventStream } from './event-stream.js'
 import { ownedImages } from './owned-images.js'
@@ -146,20 +150,72 @@ export interface NamedRecord {
   readonly names: readonly string[]
 }
 
-/** Images to save with the names they were asked for by; an ID brings none. */
+/** A list whose images are here. */
+export interface NamedRecords {
+  readonly records: readonly ImageRecord[]
+  readonly names: readonly string[]
+}
+
+/**
+ * Images to save with the names they were asked for by; an ID brings none. Of a list an OCI archive gets every image
+ * that is here, a docker archive, which can hold but one, that of the daemon's platform.
+ */
 export async function imagesToSave(
   { services, lease }: ArchiveCall,
   references: readonly string[],
-): Promise<readonly NamedRecord[]> {
+  format: 'docker' | 'oci',
+): Promise<{ readonly images: readonly NamedRecord[]; readonly indexes: readonly NamedRecords[] }> {
   if (references.length === 0) throw new BuilderError('ISB_ARGUMENT_INVALID', 'no image to save was named')
-  const found: NamedRecord[] = []
+  const images: NamedRecord[] = []
+  const indexes: NamedRecords[] = []
   for (const reference of references) {
-    const record = await requireLocalImage(services.images, reference, lease)
-    const local = tryLocalName(reference)
-    const wanted = new Set([reference, local, `localhost/${local ?? ''}`])
-    found.push({ record, names: record.names.filter((name) => wanted.has(name)).slice(0, 1) })
+    const list = await findLocalList(reference, services)
+    if (list === undefined) {
+      const record = await requireLocalImage(services.images, reference, lease)
+      const local = tryLocalName(reference)
+      const wanted = new Set([reference, local, `localhost/${local ?? ''}`])
+      images.push({ record, names: record.names.filter((name) => wanted.has(name)).slice(0, 1) })
+      continue
+    }
+    const names = [list.name]
+    const records = await recordsOf(list, services.images, lease)
+    if (format === 'oci') indexes.push({ records, names })
+    else images.push({ record: recordFor(records, services.platform, list.name), names })
   }
-  return found
+  return { images, indexes }
+}
+
+async function recordsOf(
+  list: ManifestList,
+  images: ImageStore,
+  lease: Lease,
+): Promise<readonly ImageRecord[]> {
+  const records: ImageRecord[] = []
+  for (const { origin } of list.entries) {
+    if (origin.kind === 'local') records.push(await requireLocalImage(images, origin.imageId, lease))
+  }
+  if (records.length > 0) return records
+  throw new BuilderError(
+    'ISB_IMAGE_NOT_FOUND',
+    `no image of manifest list "${list.name}" is in the local store`,
+    {
+      hint: 'Its images are at registries; pull what is to be saved.',
+    },
+  )
+}
+
+function recordFor(records: readonly ImageRecord[], platform: Platform, list: string): ImageRecord {
+  const ranked = records.flatMap((record) => {
+    const rank = platformRank(platform, platformOf(record))
+    return rank === undefined ? [] : [{ record, rank }]
+  })
+  const [best] = ranked.sort((a, b) => a.rank - b.rank)
+  if (best !== undefined) return best.record
+  throw new BuilderError(
+    'ISB_PLATFORM_UNSUPPORTED',
+    `manifest list "${list}" has no image for ${formatPlatform(platform)} in the local store`,
+    { hint: 'Save it in OCI format, which holds images of every platform.' },
+  )
 }
 
 /** `/a/b.tar` → what is checked before a file is made there. */

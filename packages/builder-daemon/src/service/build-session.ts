@@ -3,7 +3,6 @@ import { writeFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { runBuild } from '../core/build/build.js'
-import { createLocalResolver } from '../core/build/local-resolver.js'
 import type { BuildProgress } from '../core/build/progress.js'
 import { proxyArguments } from '../core/plan/options.js'
 import type { Platform, VertexId } from '../core/plan/plan.js'
@@ -11,13 +10,15 @@ import type { BuildEnvironment, ExecutionPorts } from '../core/solve/environment
 import type { Caller } from '../ports/caller.js'
 import type { Clock } from '../ports/clock.js'
 import type { ContextProvider } from '../ports/contexts.js'
+import type { ImageResolver } from '../ports/image-resolver.js'
 import type { ImageRecord, ImageStore } from '../ports/image-store.js'
 import type { Lease } from '../ports/layer-store.js'
 import type { BuildClient, BuildOptions, BuildOutcome } from '../rpc/handlers.js'
 import { createAgentSockets } from './agent-sockets.js'
 import type { RunSession } from './build-operations.js'
+import { requireListOutputs } from './list-outputs.js'
 import { ownedImages } from './owned-images.js'
-import { planOptions } from './plan-options.js'
+import { buildPlatforms, planOptions } from './plan-options.js'
 import { isPrivileged, type PrivilegePolicy } from './privileges.js'
 
 export interface SessionDeps {
@@ -37,16 +38,32 @@ export interface SessionDeps {
     readonly caller: Caller
     readonly lease: Lease
   }) => ContextProvider
-  /** Makes the outputs asked for and the iidfile. */
-  readonly writeOutputs: (call: {
+  /** Finds images for a build, in the store and at registries. */
+  readonly openResolver: (call: {
     readonly options: BuildOptions
     readonly client: BuildClient
     readonly caller: Caller
     readonly lease: Lease
-    readonly record: ImageRecord
-    readonly progress: BuildProgress
-    readonly signal: AbortSignal
-  }) => Promise<void>
+    readonly onLog: (line: string) => void
+  }) => ImageResolver
+  /** Makes the outputs asked for and the iidfile. */
+  readonly writeOutputs: (call: FinishedBuild & { readonly record: ImageRecord }) => Promise<void>
+  /** The same for images of several platforms: makes the list that they are under the names of the build. */
+  readonly writeList: (
+    call: FinishedBuild & { readonly records: readonly ImageRecord[]; readonly names: readonly string[] },
+  ) => Promise<BuildOutcome>
+  /** Fails with ISB_PLATFORM_UNSUPPORTED when this machine cannot run programs for the platform. */
+  readonly requireRunnable: (platform: Platform) => Promise<void>
+}
+
+/** A build whose images are stored. */
+export interface FinishedBuild {
+  readonly options: BuildOptions
+  readonly client: BuildClient
+  readonly caller: Caller
+  readonly lease: Lease
+  readonly progress: BuildProgress
+  readonly signal: AbortSignal
 }
 
 /** Lines of output that go with the error of a failed RUN, and the bytes they are looked for in. */
@@ -58,6 +75,8 @@ export function createRunSession(deps: SessionDeps): RunSession {
   return async (session) => {
     const { options, client, caller, progress, signal } = session
     const { layers } = deps.ports
+    const platforms = buildPlatforms(options, deps.platform)
+    if (platforms.length > 1) requireListOutputs(options.outputs)
     const lease = await layers.acquireLease({ uid: caller.uid, purpose: `build ${session.id}` })
     try {
       await using contexts = deps.openContexts({ options, client, caller, lease })
@@ -82,23 +101,31 @@ export function createRunSession(deps: SessionDeps): RunSession {
         spoolTail,
       })
       const images = ownedImages(deps.images, caller)
-      const record = await runBuild(
+      const records = await runBuild(
         {
           dockerfile: options.dockerfile,
-          plan: planOptions(options, deps.platform),
+          plans: platforms.map((platform) => planOptions(options, platform, deps.platform)),
           names: session.names,
           layers: options.layers,
         },
         {
           images,
-          resolver: createLocalResolver({ images, layers }, lease, deps.platform),
+          resolver: deps.openResolver({
+            ...{ options, client, caller, lease },
+            onLog: (line) => progress.say(line),
+          }),
           clock: deps.clock,
           progress,
           environment,
+          requireRunnable: deps.requireRunnable,
         },
         signal,
       )
-      await deps.writeOutputs({ options, client, caller, lease, record, progress, signal })
+      const finished = { options, client, caller, lease, progress, signal }
+      const [record] = records
+      if (record === undefined) throw new Error('a build without an image')
+      if (records.length > 1) return await deps.writeList({ ...finished, records, names: session.names })
+      await deps.writeOutputs({ ...finished, record })
       return outcome(record)
     } finally {
       await layers.releaseLease(lease)

@@ -1,19 +1,19 @@
 import { readdirSync } from 'node:fs'
 import { getHeapStatistics } from 'node:v8'
-import type { DaemonConfig } from '../config/daemon-config.js'
-import type { DaemonInfo, DaemonVersion } from '../rpc/handlers.js'
+import type { DaemonConfig, RegistryLists } from '../config/daemon-config.js'
+import type { DaemonInfo, DaemonVersion } from '../rpc/daemon-facts.js'
 import { backingFileSystem, hostArchitecture, memoryInfo } from '../system/host-info.js'
 
-export function daemonInfo(config: DaemonConfig, builds: number): DaemonInfo {
+export function daemonInfo(config: DaemonConfig, registries: RegistryLists, builds: number): DaemonInfo {
   const memory = process.memoryUsage()
   const heap = getHeapStatistics()
   return {
     ...memoryInfo(),
     storageDriver: config.storageDriver,
     backingFilesystem: backingFileSystem(config.dataRoot),
-    searchRegistries: config.registries.search,
-    insecureRegistries: config.registries.insecure,
-    blockedRegistries: config.registries.block,
+    searchRegistries: registries.search,
+    insecureRegistries: registries.insecure,
+    blockedRegistries: registries.block,
     dataRoot: config.dataRoot,
     runRoot: config.runRoot,
     runtime: config.runtime,

@@ -9,6 +9,7 @@ export function ownedImages(images: ImageStore, caller: Caller): ImageStore {
     put: (image, lease) => images.put({ ...image, owner: uid }, lease),
     tag: (imageId, name) => images.tag(imageId, name, uid),
     untag: (name) => images.untag(name, uid),
-    remove: (imageId) => images.remove(imageId, uid),
+    checkName: (imageId, name) => images.checkName(imageId, name, uid),
+    remove: (imageId, _, name) => images.remove(imageId, uid, name),
   }
 }

@@ -1,9 +1,16 @@
-import { parsePlatform } from '@isula-build/shared/oci/platform.js'
+import { formatPlatform, parsePlatform } from '@isula-build/shared/oci/platform.js'
 import type { NamedContext, PlanOptions } from '../core/plan/options.js'
 import type { Platform } from '../core/plan/plan.js'
 import type { BuildOptions } from '../rpc/handlers.js'
 
-export function planOptions(options: BuildOptions, host: Platform): PlanOptions {
+/** What to build for, each platform once. Fails with ISB_PLATFORM_UNSUPPORTED. */
+export function buildPlatforms({ platforms }: BuildOptions, host: Platform): readonly Platform[] {
+  const wanted = platforms.map((text) => parsePlatform(text, host))
+  const different = new Map(wanted.map((platform) => [formatPlatform(platform), platform]))
+  return different.size === 0 ? [host] : [...different.values()]
+}
+
+export function planOptions(options: BuildOptions, platform: Platform, host: Platform): PlanOptions {
   const contexts = Object.entries(options.namedContexts).map(([name, origin]): [string, NamedContext] => [
     name,
     origin.kind === 'image' ? { kind: 'image', reference: origin.reference } : { kind: 'directory' },
@@ -13,7 +20,7 @@ export function planOptions(options: BuildOptions, host: Platform): PlanOptions 
     buildArgs: options.buildArgs,
     labels: options.labels,
     env: options.env,
-    platform: options.platform === undefined ? host : parsePlatform(options.platform, host),
+    platform,
     buildPlatform: host,
     contexts: Object.fromEntries(contexts),
   }

@@ -15,6 +15,7 @@ import {
   callerDirectory,
   imagesToSave,
   type NamedRecord,
+  type NamedRecords,
   withArchiveCall,
 } from './archive-operations.js'
 import { eventStream } from './event-stream.js'
@@ -39,8 +40,11 @@ export function saveImages(
         await saveParts(deps, call, { images: request.images, destination, caller })
         return
       }
-      const images = await imagesToSave(call, request.images)
-      const archive: ArchiveToWrite = { images, format: request.format, destination }
+      const { format } = request
+      const archive: ArchiveToWrite = {
+        ...(await imagesToSave(call, request.images, format)),
+        ...{ format, destination },
+      }
       await writeArchive(deps, call, archive, caller, (chunk) => emit({ kind: 'data', chunk }))
     })
   })
@@ -48,6 +52,8 @@ export function saveImages(
 
 export interface ArchiveToWrite {
   readonly images: readonly NamedRecord[]
+  /** Images of several platforms under common names; for OCI only. */
+  readonly indexes?: readonly NamedRecords[]
   readonly format: 'docker' | 'oci'
   readonly destination: OutputTarget
 }
@@ -60,20 +66,29 @@ export async function writeArchive(
   caller: Caller,
   onData: (chunk: Uint8Array) => Promise<void>,
 ): Promise<void> {
-  const { images, format, destination } = archive
-  if (destination.kind === 'stream') {
-    await streamArchive(call, { images, format }, onData)
-    return
-  }
-  const { path } = destination
-  const file = await createOutput(deps.files, caller, destination, call.options.signal)
+  const { images, indexes, format, destination } = archive
+  const write = (fd: number): Promise<void> =>
+    saveArchive({ images, indexes, format, fd }, call.services, call.options)
+  if (destination.kind === 'stream') await streamOutput(call, write, onData)
+  else await writeNewFile(deps.files, caller, destination, call.options.signal, write)
+}
+
+/** Has `write` fill a new file of the caller's; what is not complete is removed. */
+export async function writeNewFile(
+  files: CallerFiles,
+  caller: Caller,
+  target: Extract<OutputTarget, { kind: 'file' }>,
+  signal: AbortSignal,
+  write: (fd: number) => Promise<unknown>,
+): Promise<void> {
+  const file = await createOutput(files, caller, target, signal)
   let complete = false
   try {
-    await saveArchive({ images, format, fd: file.fd }, call.services, call.options)
+    await write(file.fd)
     complete = true
   } finally {
     closeSync(file.fd)
-    if (!complete) await deps.files.removeCreated(caller, path, file)
+    if (!complete) await files.removeCreated(caller, target.path, file)
   }
 }
 
@@ -97,12 +112,12 @@ async function createOutput(
 }
 
 /**
- * A client may read slowly or not at all; no worker waits for it, so the archive is made whole in the
+ * A reader may be slow or not read at all; no worker waits for it, so the archive is made whole in the
  * store's staging area first.
  */
-async function streamArchive(
+export async function streamOutput(
   { services, options, lease }: ArchiveCall,
-  request: { readonly images: readonly NamedRecord[]; readonly format: 'docker' | 'oci' },
+  write: (fd: number) => Promise<unknown>,
   onData: (chunk: Uint8Array) => Promise<void>,
 ): Promise<void> {
   const staging = await services.layers.stage(lease)
@@ -110,7 +125,7 @@ async function streamArchive(
     const path = join(staging.root, 'archive.tar')
     const fd = openSync(path, 'wx', 0o600)
     try {
-      await saveArchive({ ...request, fd }, services, options)
+      await write(fd)
     } finally {
       closeSync(fd)
     }

@@ -3,9 +3,11 @@ import { decodeBuildEvent } from '@isula-build/shared/rpc/build-event.js'
 import type { BuildOptionsMessage, ContextSource } from '@isula-build/shared/rpc/build-messages.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
 import type { Connection } from '../connect.js'
-import { printBytes } from '../terminal.js'
+import { answerTo, type Logins } from '../credentials/logins.js'
+import type { OutputSink } from '../output/output-sink.js'
 import { frames } from '../upload.js'
 import { AgentForwarder } from './agents.js'
+import { createOutputStreams } from './output-streams.js'
 import type { ProgressView } from './plain-progress.js'
 
 /** A context of this client, and how to send it when the daemon asks. */
@@ -19,6 +21,9 @@ export interface BuildCall {
   readonly contexts: ReadonlyMap<string, LocalContext>
   /** Id of an ssh agent to its socket. */
   readonly agents: ReadonlyMap<string, string>
+  readonly logins: Logins
+  /** Where streamed outputs go, by their index in the options. */
+  readonly sinks: ReadonlyMap<number, () => OutputSink>
   readonly view: ProgressView
 }
 
@@ -32,12 +37,23 @@ const cancelSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 /** Runs one build on the daemon: shows its events, sends what it asks for. A signal cancels it. */
 export async function followBuild(
   connection: Connection,
-  { options, contexts, agents, view }: BuildCall,
+  { options, contexts, agents, logins, sinks, view }: BuildCall,
 ): Promise<BuildResult> {
   const call = connection.duplex(builderService.Build)
-  const cancel = (): void => call.cancel()
+  const outputs = createOutputStreams(sinks, (output, error) =>
+    call.write({ payload: { case: 'outputAck', value: { output, error } } }),
+  )
+  const cancel = (): void => {
+    call.cancel()
+    outputs.abort()
+  }
   for (const signal of cancelSignals) process.once(signal, cancel)
-  let uploadError: unknown
+  /** What went wrong on this side, and ended the call. */
+  let ownError: unknown
+  const failing = (error: unknown): void => {
+    ownError = error
+    call.cancel()
+  }
   const upload = async (name: string): Promise<void> => {
     const context = contexts.get(name)
     if (context === undefined) throw new Error(`the daemon asked for an unknown context "${name}"`)
@@ -54,21 +70,20 @@ export async function followBuild(
       switch (payload?.case) {
         case 'event': {
           const event = decodeBuildEvent(payload.value)
-          if (event !== undefined) await view.show(event)
+          if (event !== undefined) await view.show(outputs.placed(event))
           break
         }
         case 'needContext':
-          upload(payload.value.name).catch((error: unknown) => {
-            uploadError = error
-            call.cancel()
-          })
+          upload(payload.value.name).catch(failing)
           break
-        case 'output': {
-          const { output, data, end } = payload.value
-          if (data.length > 0) await printBytes(data)
-          if (end) await call.write({ payload: { case: 'outputAck', value: { output, error: '' } } })
+        case 'needCredentials':
+          answerTo(payload.value, logins)
+            .then((value) => call.write({ payload: { case: 'credentials', value } }))
+            .catch(failing)
           break
-        }
+        case 'output':
+          await outputs.receive(payload.value)
+          break
         case 'agent':
           await forwarder.receive(payload.value)
           break
@@ -85,8 +100,9 @@ export async function followBuild(
     return result
   } catch (error) {
     call.cancel()
-    throw uploadError ?? error
+    throw ownError ?? outputs.failure ?? error
   } finally {
+    outputs.abort()
     for (const signal of cancelSignals) process.removeListener(signal, cancel)
   }
 }

@@ -1,4 +1,5 @@
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
+import { displayLine } from '@isula-build/shared/text/display-line.js'
 
 /** Shows a build in the original's shape: steps as they come, raw output between them. */
 export interface ProgressView {
@@ -28,13 +29,15 @@ export function plainProgress(write: (data: Uint8Array) => Promise<void>): Progr
           return
         case 'output':
           if (event.data.length === 0) return
+          // One line of a transfer, which may quote a registry.
+          if (event.step === 0) return await line(transferLine(event.data))
           await write(event.data)
           endsLine = event.data.at(-1) === 0x0a
           return
         case 'stage-committed':
           return await line(`Committed stage ${event.stage} with ID: ${event.imageId}`)
         case 'warning':
-          return await line(`[Warning] ${event.message}`)
+          return await line(`[Warning] ${displayLine(event.message)}`)
         case 'exported':
           return await line(`Exported to ${event.output}`)
         case 'finished':
@@ -47,6 +50,10 @@ export function plainProgress(write: (data: Uint8Array) => Promise<void>): Progr
       }
     },
   }
+}
+
+function transferLine(data: Uint8Array): string {
+  return displayLine(Buffer.from(data).toString('utf8').replace(/\n$/, ''))
 }
 
 /** `-q`: nothing but what went wrong, which the error says. */

@@ -6,6 +6,8 @@ export interface Flag {
   /** What help shows for the value, e.g. `string`. */
   readonly placeholder?: string
   readonly default?: string | boolean
+  /** What the flag alone means; a value then needs an equals sign. */
+  readonly bare?: string
   readonly help: string
   readonly hidden?: boolean
 }

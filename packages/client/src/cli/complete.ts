@@ -45,6 +45,6 @@ complete -o filenames -F ${id} ${program.name} ctr-img
 /** Flags whose value is the next word. */
 function valueFlags(flags: readonly Flag[]): readonly string[] {
   return flags
-    .filter(({ type }) => type !== 'bool')
+    .filter(({ type, bare }) => type !== 'bool' && bare === undefined)
     .flatMap(({ name, short }) => [`--${name}`, ...(short === undefined ? [] : [`-${short}`])])
 }

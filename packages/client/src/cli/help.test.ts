@@ -40,10 +40,13 @@ Global Flags:
 test('help of a group lists its commands, aligned, and not the hidden ones', () => {
   const text = helpText(pathTo())
   expect(text).toContain(`Available Commands:
-  ctr-img  Container image operations
-  help     Help about any command
-  info     Show isula-build system information
-  version  Show the isula-build version information
+  ctr-img   Container image operations
+  help      Help about any command
+  info      Show isula-build system information
+  login     Login to an image registry
+  logout    Logout from an image registry
+  manifest  Manipulate manifest lists
+  version   Show the isula-build version information
 `)
   expect(text).not.toContain('completion')
   expect(helpText(pathTo('ctr-img'))).toContain('Use "isula-build ctr-img [command] --help"')
@@ -55,6 +58,7 @@ test('help of build shows defaults and hides what is hidden', () => {
   expect(text).toMatch(/^ {2}-f, --filename string +Path for Dockerfile/m)
   expect(text).toMatch(/^ {6}--proxy +Inherit proxy environment variables from host \(default true\)$/m)
   expect(text).toMatch(/^ {6}--format string +.*\(default "docker"\)$/m)
+  expect(text).toMatch(/^ {6}--pull\[=policy\] +.*\(default "missing"\)$/m)
   expect(text).not.toContain('cache-from')
 })
 

@@ -36,8 +36,8 @@ function flagTable(flags: readonly Flag[]): string {
 }
 
 function leftOf(flag: Flag): string {
-  const value =
-    flag.type === 'bool' ? '' : ` ${flag.placeholder ?? (flag.type === 'strings' ? 'strings' : 'string')}`
+  const kind = flag.placeholder ?? (flag.type === 'strings' ? 'strings' : 'string')
+  const value = flag.type === 'bool' ? '' : flag.bare === undefined ? ` ${kind}` : `[=${kind}]`
   return `  ${flag.short === undefined ? '   ' : `-${flag.short},`} --${flag.name}${value}`
 }
 

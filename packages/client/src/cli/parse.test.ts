@@ -42,7 +42,7 @@ describe('every flag of every command', () => {
       [`--${flag.name}=${value}`],
       ...(flag.short === undefined ? [] : [[`-${flag.short}=${value}`]]),
     ]
-    if (flag.type !== 'bool') {
+    if (flag.type !== 'bool' && flag.bare === undefined) {
       forms.push([`--${flag.name}`, value])
       if (flag.short !== undefined) forms.push([`-${flag.short}`, value], [`-${flag.short}${value}`])
     }
@@ -55,23 +55,31 @@ describe('every flag of every command', () => {
     }
   })
 
-  test.each(cases)('%s is refused without a value or with a wrong one', (_name, path, flag) => {
-    const names = path.map(({ name }) => name)
-    const see = `See '${names.join(' ')} --help'.`
-    if (flag.type === 'bool') {
-      expect(failure(...names.slice(1), `--${flag.name}=perhaps`).message).toBe(
-        `invalid argument "perhaps" for "--${flag.name}" flag: true or false expected\n${see}`,
+  test.each(cases)(
+    '%s without a value or with a wrong one is refused, or means what it says',
+    (_name, path, flag) => {
+      const names = path.map(({ name }) => name)
+      const see = `See '${names.join(' ')} --help'.`
+      if (flag.type === 'bool') {
+        expect(failure(...names.slice(1), `--${flag.name}=perhaps`).message).toBe(
+          `invalid argument "perhaps" for "--${flag.name}" flag: true or false expected\n${see}`,
+        )
+        return
+      }
+      if (flag.bare !== undefined) {
+        const { flags, args } = parse(...names.slice(1), `--${flag.name}`, 'next').invocation
+        expect([flags.string(flag.name), args]).toEqual([flag.bare, ['next']])
+        return
+      }
+      expect(failure(...names.slice(1), `--${flag.name}`).message).toBe(
+        `flag needs an argument: --${flag.name}\n${see}`,
       )
-      return
-    }
-    expect(failure(...names.slice(1), `--${flag.name}`).message).toBe(
-      `flag needs an argument: --${flag.name}\n${see}`,
-    )
-    if (flag.short === undefined) return
-    expect(failure(...names.slice(1), `-${flag.short}`).message).toBe(
-      `flag needs an argument: '${flag.short}' in -${flag.short}\n${see}`,
-    )
-  })
+      if (flag.short === undefined) return
+      expect(failure(...names.slice(1), `-${flag.short}`).message).toBe(
+        `flag needs an argument: '${flag.short}' in -${flag.short}\n${see}`,
+      )
+    },
+  )
 
   test('no two flags of a command share a name or a letter', () => {
     for (const path of commands()) {
@@ -89,6 +97,7 @@ test('defaults are those of the original', () => {
   expect(flags.string('timeout')).toBe('20s')
   expect(flags.string('log-level')).toBe('error')
   expect(flags.string('filename')).toBe('')
+  expect(flags.string('pull')).toBe('missing')
   expect(flags.strings('tag')).toEqual([])
   expect(flags.has('proxy')).toBe(false)
 })

@@ -63,7 +63,8 @@ function longFlag(path: readonly Command[], values: Values, word: string, next: 
   const name = equals === -1 ? word.slice(2) : word.slice(2, equals)
   const flag = flagsOf(path).find((known) => known.name === name)
   if (flag === undefined) {
-    const meant = suggest(name, visible(flagsOf(path)))
+    const names = visible(flagsOf(path))
+    const meant = suggest(name, names) ?? names.find((known) => known.startsWith(`${name}-`))
     const hint = meant === undefined ? undefined : `Did you mean --${meant}?`
     throw new UsageError(`unknown flag: --${name}`, path, hint)
   }
@@ -103,6 +104,10 @@ function valueOrNext(
 ): number {
   if (flag.type === 'bool') {
     values.set(flag.name, true)
+    return 0
+  }
+  if (flag.bare !== undefined) {
+    put(path, values, flag, flag.bare)
     return 0
   }
   if (next === undefined) throw new UsageError(`flag needs an argument: ${shown}`, path)

@@ -1,17 +1,7 @@
-import type { Command, Flag } from './command.js'
-
-const strings = (name: string, help: string, short?: string): Flag => ({
-  ...{ name, help, type: 'strings' },
-  ...(short === undefined ? {} : { short }),
-})
-const string = (name: string, help: string, short?: string): Flag => ({
-  ...{ name, help, type: 'string' },
-  ...(short === undefined ? {} : { short }),
-})
-const bool = (name: string, help: string, short?: string): Flag => ({
-  ...{ name, help, type: 'bool' },
-  ...(short === undefined ? {} : { short }),
-})
+import type { Command } from './command.js'
+import { bool, string, strings } from './flags.js'
+import { authfileFlag, credsFlag, retryDelayFlag, retryFlag, tlsVerifyFlag } from './registry-flags.js'
+import { login, logout, manifest, pull, push } from './registry-tree.js'
 
 const build: Command = {
   name: 'build',
@@ -24,12 +14,17 @@ const build: Command = {
     'tar -C dir -c . | isula-build ctr-img build -t app:1.0 -',
   ],
   flags: [
+    authfileFlag,
     strings('build-arg', 'Arguments used during build time'),
     strings('build-context', 'Additional contexts, NAME=DIRECTORY or NAME=docker-image://IMAGE'),
     strings('build-static', "Static build with the given option: build-time='YYYY-MM-DD HH:MM:SS'"),
     { ...strings('cache-from', 'Caches to read'), hidden: true },
     { ...strings('cache-to', 'Caches to write'), hidden: true },
     strings('cap-add', 'Add Linux capabilities for RUN command'),
+    {
+      ...credsFlag,
+      help: 'Login for registries named by -t, -o or --build-context (not by the Dockerfile); asks for a missing password',
+    },
     strings('env', 'Variables of the resulting image, KEY=VALUE'),
     string('filename', 'Path for Dockerfile, - for standard input', 'f'),
     { ...string('format', 'Image format of the built image: docker or oci'), default: 'docker' },
@@ -41,16 +36,28 @@ const build: Command = {
     bool('no-cache', 'Do not use the build cache'),
     strings(
       'output',
-      'Destination of output images: docker-archive:PATH[:IMAGE[:TAG]] or oci-archive:…',
+      'Destination of output images: docker-archive:PATH[:IMAGE[:TAG]], oci-archive:…, oci-dir:…, docker-daemon:IMAGE:TAG, isulad:IMAGE:TAG, docker://… or oci://…, type=TYPE,…, or a directory for the files',
       'o',
     ),
-    string('platform', 'Platform to build for, os/arch[/variant]'),
+    strings('platform', 'Platforms to build for, os/arch[/variant],…'),
     { ...bool('proxy', 'Inherit proxy environment variables from host'), default: true },
+    {
+      ...string(
+        'pull',
+        'Base images asked for at registries: missing, newer, always (also --pull alone) or never',
+      ),
+      placeholder: 'policy',
+      bare: 'always',
+      default: 'missing',
+    },
     bool('quiet', 'Print the image ID only', 'q'),
+    retryFlag,
+    retryDelayFlag,
     strings('secret', 'Secrets for RUN --mount=type=secret: id=ID,src=FILE or id=ID,env=NAME'),
     strings('ssh', 'SSH agents for RUN --mount=type=ssh'),
     strings('tag', 'Add tags to the built image', 't'),
     string('target', 'Stage to build'),
+    tlsVerifyFlag,
   ],
   run: async () => (await import('../commands/build.js')).runBuild,
 }
@@ -133,7 +140,7 @@ const tag: Command = {
 const ctrImg: Command = {
   name: 'ctr-img',
   summary: 'Container image operations',
-  commands: [build, images, importCommand, load, rm, save, tag],
+  commands: [build, images, importCommand, load, pull, push, rm, save, tag],
 }
 
 /** Every command, once; parsing, help and completion derive from it. */
@@ -157,6 +164,9 @@ export const program: Command = {
       ],
       run: async () => (await import('../commands/info.js')).runInfo,
     },
+    login,
+    logout,
+    manifest,
     {
       name: 'version',
       summary: 'Show the isula-build version information',

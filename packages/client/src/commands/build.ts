@@ -2,29 +2,38 @@ import { randomBytes } from 'node:crypto'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { BuildOptionsMessage } from '@isula-build/shared/rpc/build-messages.js'
 import { timestampFromMillis } from '@isula-build/shared/rpc/well-known.js'
-import { parseOutputSpec } from '@isula-build/shared/text/output-spec.js'
 import { agentSocket } from '../build/agents.js'
-import { buildError, buildErrorPrefix, keyValues, readSecret, staticTime } from '../build/build-inputs.js'
+import { buildError, keyValues, readSecret, staticTime } from '../build/build-inputs.js'
 import { followBuild, type LocalContext } from '../build/follow.js'
 import { checkIdFile, writeIdFile } from '../build/id-file.js'
 import { namedContexts, readInputs } from '../build/inputs.js'
+import { planOutputs } from '../build/outputs.js'
 import { plainProgress, quietProgress } from '../build/plain-progress.js'
 import { imageFormat } from '../cli/choices.js'
 import type { FlagReader, Invocation } from '../cli/command.js'
+import { listed, pullPolicy, transferOptions } from '../cli/registry-flags.js'
+import { createLogins } from '../credentials/logins.js'
+import { registryHosts } from '../credentials/server-name.js'
 import { withConnection } from '../session.js'
 import { printBytes, printLine, warnBytes, warnLine } from '../terminal.js'
-import { fileDestination } from './save.js'
 
 export async function runBuild({ flags, args }: Invocation): Promise<number> {
-  const outputs = outputsOf(flags.strings('output'))
-  const streams = outputs.some(({ destination }) => destination.case === 'stream')
+  const given = commonOptions(flags)
+  const outputs = planOutputs(flags.strings('output'), { tags: given.tags, environment: process.env })
+  const streams = outputs.usesStdout
   const iidfile = flags.string('iidfile')
   if (iidfile !== '') checkIdFile(iidfile)
   const quiet = flags.bool('quiet')
   if (args.length > 1 && !quiet) warnLine(`only the first context is used, not ${args.slice(1).join(' ')}`)
   const agents = agentsOf(flags.strings('ssh'))
-  const common = { ...commonOptions(flags), outputs, quiet, sshAgents: [...agents.keys()] }
+  const common = {
+    ...given,
+    tags: [...given.tags, ...outputs.tags],
+    outputs: outputs.messages,
+    ...{ quiet, sshAgents: [...agents.keys()] },
+  }
   const named = namedContexts(flags.strings('build-context'))
+  const logins = await createLogins(flags, { hosts: namedHosts(common, named) })
   const inputs = await readInputs(flags.string('filename'), args[0] ?? '', process.stdin)
   try {
     const options: BuildOptionsMessage = {
@@ -39,7 +48,7 @@ export async function runBuild({ flags, args }: Invocation): Promise<number> {
     // Standard output belongs to the archive when one goes there.
     const view = quiet ? quietProgress : plainProgress(streams ? warnBytes : printBytes)
     const { imageId } = await withConnection(flags, (connection) =>
-      followBuild(connection, { options, contexts, agents, view }),
+      followBuild(connection, { options, contexts, agents, logins, sinks: outputs.sinks, view }),
     ).catch((error: unknown) => {
       throw quiet ? error : withoutLog(error)
     })
@@ -52,6 +61,23 @@ export async function runBuild({ flags, args }: Invocation): Promise<number> {
   } finally {
     await inputs.dispose()
   }
+}
+
+/**
+ * Registries on the command line, for `--creds`. Those that the Dockerfile names were chosen by whoever wrote it, who
+ * need not be the one that builds.
+ */
+function namedHosts(
+  { tags, outputs }: Pick<BuildOptionsMessage, 'tags' | 'outputs'>,
+  contexts: ReadonlyMap<string, LocalContext>,
+): readonly string[] {
+  const pushed = outputs.map(({ destination }) =>
+    destination?.case === 'reference' ? destination.value : '',
+  )
+  const images = [...contexts.values()].map(({ source: { source } }) =>
+    source?.case === 'image' ? source.value : '',
+  )
+  return [...tags, ...pushed, ...images].flatMap((reference) => registryHosts([reference]) ?? [])
 }
 
 /** What a RUN has written was shown while it ran. */
@@ -75,7 +101,9 @@ function commonOptions(flags: FlagReader) {
     target: flags.string('target'),
     tags: flags.strings('tag'),
     noCache: flags.bool('no-cache'),
-    platform: flags.string('platform'),
+    pull: pullPolicy(flags.string('pull'), 'pull'),
+    transfer: transferOptions(flags),
+    platforms: listed(flags.strings('platform')),
     capAdd,
     proxy: flags.bool('proxy'),
     format: imageFormat(flags, environment),
@@ -96,31 +124,4 @@ function agentsOf(texts: readonly string[]): ReadonlyMap<string, string> {
     agents.set(id, socket)
   }
   return agents
-}
-
-function outputsOf(texts: readonly string[]) {
-  try {
-    const specs = texts.map(parseOutputSpec)
-    const outputs = specs.map(({ kind, path, name }) => ({
-      type: kind,
-      destination: fileDestination(path),
-      name: name ?? '',
-    }))
-    const places = outputs.map(({ destination }) =>
-      destination.case === 'file' ? destination.value.path : '-',
-    )
-    const twice = places.find((place, i) => places.indexOf(place) !== i)
-    if (twice === '-')
-      throw new BuilderError('ISB_ARGUMENT_INVALID', 'only one output can go to standard output')
-    if (twice !== undefined) {
-      throw new BuilderError(
-        'ISB_ARGUMENT_INVALID',
-        `two outputs go to the same file ${JSON.stringify(twice)}`,
-      )
-    }
-    return outputs
-  } catch (error) {
-    if (!isBuilderError(error)) throw error
-    throw new BuilderError(error.code, `${buildErrorPrefix}${error.message}`, error.details)
-  }
 }

@@ -2,6 +2,7 @@ import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
+import { displayLine } from '@isula-build/shared/text/display-line.js'
 import type { Invocation } from '../cli/command.js'
 import { fileError } from '../file-error.js'
 import { withConnection } from '../session.js'
@@ -29,7 +30,7 @@ export async function runImport({ flags, args }: Invocation): Promise<number> {
     if (file !== '-') call.end()
     const responses = file === '-' ? uploading(call, process.stdin) : call.responses
     for await (const { event } of responses) {
-      if (event?.case === 'log') printLine(event.value)
+      if (event?.case === 'log') printLine(displayLine(event.value))
       if (event?.case === 'image') printLine(`Import success with image id: "${event.value.id}"`)
     }
     return 0

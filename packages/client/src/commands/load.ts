@@ -2,6 +2,7 @@ import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
+import { displayLine } from '@isula-build/shared/text/display-line.js'
 import type { FlagReader, Invocation } from '../cli/command.js'
 import { fileError } from '../file-error.js'
 import { withConnection } from '../session.js'
@@ -61,7 +62,7 @@ async function printLoaded(
   }>,
 ): Promise<void> {
   for await (const { event } of responses) {
-    if (event?.case === 'log') printLine(event.value)
+    if (event?.case === 'log') printLine(displayLine(event.value))
     if (event?.case === 'image') printLine(`Loaded image as ${event.value.id}`)
   }
 }

@@ -2,6 +2,7 @@ import { existsSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
+import { displayLine } from '@isula-build/shared/text/display-line.js'
 import { imageFormat } from '../cli/choices.js'
 import type { Invocation } from '../cli/command.js'
 import { fileError } from '../file-error.js'
@@ -19,7 +20,7 @@ export async function runSave({ flags, args }: Invocation): Promise<number> {
   return await withConnection(flags, async (connection) => {
     const request = { images: args, format: separated ? 'docker' : format, destination }
     for await (const { event } of connection.stream(builderService.Save, request)) {
-      if (event?.case === 'log' && !toStdout) printLine(event.value)
+      if (event?.case === 'log' && !toStdout) printLine(displayLine(event.value))
       if (event?.case === 'chunk') await printBytes(event.value)
     }
     if (!toStdout) printLine(`Save success with image: [${args.join(' ')}]`)

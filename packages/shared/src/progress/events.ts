@@ -23,7 +23,10 @@ export type BuildEvent =
       readonly step: number
       readonly outcome: 'done' | 'cached' | 'failed' | 'cancelled'
     }
-  /** Raw output of a RUN; latin1 carries the bytes unchanged. */
+  /**
+   * Raw output of a RUN; latin1 carries the bytes unchanged. Of step 0, before `started`: lines on the images that are
+   * fetched for the build.
+   */
   | { readonly kind: 'output'; readonly at: number; readonly step: number; readonly data: Uint8Array }
   | {
       readonly kind: 'stage-committed'

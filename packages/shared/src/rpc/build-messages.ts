@@ -1,5 +1,11 @@
 import { BuildEventMessage } from './build-event.js'
 import { type Decoded, type Encodable, field, mapOf, message, oneOf, repeated, when } from './codec.js'
+import {
+  CredentialAnswer,
+  NeedCredentials,
+  PushOptionsMessage,
+  TransferOptionsMessage,
+} from './credential-messages.js'
 import { Timestamp } from './well-known.js'
 import { bigUint64, bool, bytes, text, uint32 } from './wire-types.js'
 
@@ -41,6 +47,7 @@ export const Output = message(name('Output'), {
     reference: when(4, text),
   }),
   name: field(5, text),
+  push: field(6, PushOptionsMessage),
 })
 export type Output = Decoded<typeof Output>
 
@@ -60,7 +67,6 @@ export const BuildOptionsMessage = message(name('BuildOptions'), {
   tags: repeated(10, text),
   outputs: repeated(11, Output),
   noCache: field(12, bool),
-  platform: field(13, text),
   capAdd: repeated(14, text),
   proxy: field(15, bool),
   format: field(16, text),
@@ -72,6 +78,9 @@ export const BuildOptionsMessage = message(name('BuildOptions'), {
   sshAgents: repeated(22, text),
   cache: field(23, CacheOptions),
   quiet: field(24, bool),
+  platforms: repeated(25, text),
+  pull: field(26, text),
+  transfer: field(27, TransferOptionsMessage),
 })
 export type BuildOptionsMessage = Decoded<typeof BuildOptionsMessage>
 
@@ -101,6 +110,7 @@ export const BuildRequest = message(name('BuildRequest'), {
     context: when(2, ContextChunk),
     agent: when(3, AgentData),
     outputAck: when(4, OutputAck),
+    credentials: when(5, CredentialAnswer),
   }),
 })
 export type BuildRequest = Decoded<typeof BuildRequest>
@@ -112,6 +122,7 @@ export const BuildResponse = message(name('BuildResponse'), {
     output: when(3, OutputChunk),
     agent: when(4, AgentData),
     result: when(5, BuildResult),
+    needCredentials: when(6, NeedCredentials),
   }),
 })
 /** A response as the daemon writes it. */

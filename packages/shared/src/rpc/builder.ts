@@ -14,6 +14,21 @@ import {
   TagRequest,
 } from './image-messages.js'
 import { methodsOf } from './service.js'
+import {
+  AnnotateManifestListRequest,
+  AnnotateManifestListResponse,
+  CreateManifestListRequest,
+  CreateManifestListResponse,
+  InspectManifestListRequest,
+  InspectManifestListResponse,
+  LoginRequest,
+  LogoutRequest,
+  PullRequest,
+  PushManifestListRequest,
+  PushRequest,
+  RemoveManifestListRequest,
+  TransferResponse,
+} from './transfer-messages.js'
 import { Empty } from './well-known.js'
 import { bool, enumeration, int64, text, uint32 } from './wire-types.js'
 
@@ -91,6 +106,19 @@ export const builderService = {
   Import: duplex('Import', ImportRequest, ImportResponse),
   Load: duplex('Load', LoadRequest, LoadResponse),
   Save: serverStream('Save', SaveRequest, SaveResponse),
+  Pull: duplex('Pull', PullRequest, TransferResponse),
+  Push: duplex('Push', PushRequest, TransferResponse),
+  Login: unary('Login', LoginRequest, Empty),
+  Logout: unary('Logout', LogoutRequest, Empty),
+  CreateManifestList: duplex('CreateManifestList', CreateManifestListRequest, CreateManifestListResponse),
+  AnnotateManifestList: duplex(
+    'AnnotateManifestList',
+    AnnotateManifestListRequest,
+    AnnotateManifestListResponse,
+  ),
+  InspectManifestList: unary('InspectManifestList', InspectManifestListRequest, InspectManifestListResponse),
+  PushManifestList: duplex('PushManifestList', PushManifestListRequest, TransferResponse),
+  RemoveManifestList: unary('RemoveManifestList', RemoveManifestListRequest, Empty),
   Info: unary('Info', InfoRequest, InfoResponse),
   Version: unary('Version', Empty, VersionResponse),
   ListBuilds: unary('ListBuilds', Empty, ListBuildsResponse),

@@ -1,10 +1,12 @@
 import { parseDockerfile } from '@isula-build/shared/dockerfile/parser.js'
+import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { formatPlatform } from '@isula-build/shared/oci/platform.js'
 import type { Clock } from '../../ports/clock.js'
 import type { ImageResolver } from '../../ports/image-resolver.js'
 import type { ImageRecord, ImageStore } from '../../ports/image-store.js'
 import { assembleConfig } from '../image/assemble.js'
 import { type PlanOptions, planBuild } from '../plan/from-dockerfile.js'
-import type { Plan, PlannedImage, Vertex, VertexId } from '../plan/plan.js'
+import type { Plan, PlannedImage, Platform, Vertex, VertexId } from '../plan/plan.js'
 import { type BuildEnvironment, emptySnapshot, type Snapshot } from '../solve/environment.js'
 import { executeVertex } from '../solve/execute.js'
 import { solve } from '../solve/solver.js'
@@ -13,8 +15,9 @@ import { mergeStageLayers } from './stage-layers.js'
 
 export interface BuildInput {
   readonly dockerfile: { readonly content: Uint8Array; readonly name: string }
-  readonly plan: PlanOptions
-  /** Local names for the result, canonical. */
+  /** One for each platform to build for. */
+  readonly plans: readonly PlanOptions[]
+  /** Local names for the result, canonical; they are not for an image of several. */
   readonly names: readonly string[]
   /** `stage`: one layer per stage, as the original makes them. */
   readonly layers: 'instruction' | 'stage'
@@ -27,21 +30,82 @@ export interface BuildServices {
   readonly progress: BuildProgress
   /** Made once the plan says which layers are exported. */
   readonly environment: (sealed: ReadonlySet<VertexId>) => BuildEnvironment
+  /** Fails with ISB_PLATFORM_UNSUPPORTED when programs for this platform cannot be run here. */
+  readonly requireRunnable: (platform: Platform) => Promise<void>
 }
 
-/** Dockerfile in, stored image out. Outputs and iidfiles are the caller's business. */
+/**
+ * Dockerfile in, stored images out, in the order of `plans`. Everything is planned before the first step is done, the
+ * platforms are then built one after the other. Outputs and iidfiles are the caller's business.
+ */
 export async function runBuild(
   input: BuildInput,
   services: BuildServices,
   signal: AbortSignal,
-): Promise<ImageRecord> {
-  const { progress, clock, images, resolver } = services
+): Promise<readonly ImageRecord[]> {
+  const { progress, clock, resolver } = services
   const dockerfile = parseDockerfile(input.dockerfile.content, input.dockerfile.name)
-  const plan = await planBuild(dockerfile, input.plan, resolver, signal)
-  for (const { message, source } of plan.warnings) {
-    progress.note({ kind: 'warning', at: clock.now(), message, ...(source === undefined ? {} : { source }) })
+  const plans: Plan[] = []
+  const warned = new Set<string>()
+  for (const options of input.plans) {
+    const plan = await planBuild(dockerfile, options, resolver, signal)
+    const first = plans.reduce((sum, { steps }) => sum + steps.length, 0)
+    plans.push(input.plans.length === 1 ? plan : numberedFrom(plan, first, formatPlatform(options.platform)))
+    for (const { message, source } of plan.warnings) {
+      const key = `${message} ${source?.start.line ?? ''}`
+      if (warned.has(key)) continue
+      warned.add(key)
+      progress.note({
+        kind: 'warning',
+        at: clock.now(),
+        message,
+        ...(source === undefined ? {} : { source }),
+      })
+    }
   }
-  progress.start(plan.steps)
+  for (const plan of plans) await requireRunnable(plan, services)
+  progress.start(plans.flatMap(({ steps }) => steps))
+  const records: ImageRecord[] = []
+  for (const plan of plans) records.push(await buildPlanned(plan, input, services, signal))
+  return records
+}
+
+/** Several plans are shown as one build, each step with its platform. */
+function numberedFrom(plan: Plan, before: number, platform: string): Plan {
+  const shifted = <T extends Vertex>(vertex: T): T => ({
+    ...vertex,
+    step: vertex.step === 0 ? 0 : vertex.step + before,
+  })
+  return {
+    ...plan,
+    vertices: plan.vertices.map(shifted),
+    steps: plan.steps.map((step) => ({
+      ...step,
+      number: step.number + before,
+      text: `[${platform}] ${step.text}`,
+    })),
+  }
+}
+
+/** Before anything is done: a build that cannot end is not begun. */
+async function requireRunnable(plan: Plan, { requireRunnable: require }: BuildServices): Promise<void> {
+  for (const vertex of plan.vertices) {
+    if (vertex.kind !== 'run') continue
+    try {
+      await require(vertex.platform)
+    } catch (error) {
+      throw isBuilderError(error) ? error.with({ source: vertex.source }) : error
+    }
+  }
+}
+
+async function buildPlanned(
+  plan: Plan,
+  input: BuildInput,
+  services: BuildServices,
+  signal: AbortSignal,
+): Promise<ImageRecord> {
+  const { progress, clock, images } = services
   await finishConfigSteps(plan, progress)
 
   const environment = services.environment(exportedVertices(plan))
@@ -63,7 +127,7 @@ export async function runBuild(
     {
       configBytes: assembled.bytes,
       layers: vertex === null ? [] : resultOf(final, vertex).layers,
-      names: input.names,
+      names: input.plans.length === 1 ? input.names : [],
       owner: environment.uid,
     },
     environment.lease,

@@ -146,3 +146,52 @@ test('a build that fails before its plan ends its watchers', async () => {
   await progress.end()
   expect(await watching).toEqual(['started', 'failed'])
 })
+
+test('lines on images are shown as they come, before any step, to late watchers too', async () => {
+  const progress = progressOf()
+  const events = progress.events(never)[Symbol.asyncIterator]()
+  const next = async (): Promise<string> => brief((await events.next()).value)
+  progress.say('Getting image source signatures')
+  expect(await next()).toBe('output 0 Getting image source signatures\n')
+  const waiting = next()
+  progress.say('Copying blob')
+  expect(await waiting).toBe('output 0 Copying blob\n')
+  progress.say('Storing signatures')
+  progress.start(steps(1))
+  expect([await next(), await next()]).toEqual(['output 0 Storing signatures\n', 'started'])
+  await progress.end()
+  expect((await watch(progress)).slice(0, 4)).toEqual([
+    'output 0 Getting image source signatures\n',
+    'output 0 Copying blob\n',
+    'output 0 Storing signatures\n',
+    'started',
+  ])
+})
+
+test('a watcher who leaves while images are fetched is let go', async () => {
+  const progress = progressOf()
+  progress.say('one')
+  const leaving = new AbortController()
+  const watching = watch(progress, leaving.signal)
+  setTimeout(() => leaving.abort(), 5)
+  await expect(watching).rejects.toThrow()
+})
+
+test('what is noted is shown as it comes once all steps were, to late watchers too', async () => {
+  const progress = progressOf()
+  progress.start(steps(1))
+  const events = progress.events(never)[Symbol.asyncIterator]()
+  const next = async (): Promise<string> => brief((await events.next()).value)
+  progress.noteLine('noted early')
+  expect(await next()).toBe('started')
+  await progress.stepFinished(1, 'done')
+  expect([await next(), await next()].map((text) => text.split(' ')[0])).toEqual(['start', 'done'])
+  expect(await next()).toBe('output 0 noted early\n')
+  const waiting = next()
+  progress.noteLine('Copying blob')
+  expect(await waiting).toBe('output 0 Copying blob\n')
+  const last = events.next()
+  await progress.end()
+  expect((await last).done).toBe(true)
+  expect((await watch(progress)).slice(-2)).toEqual(['output 0 noted early\n', 'output 0 Copying blob\n'])
+})

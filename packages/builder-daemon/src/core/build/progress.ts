@@ -27,8 +27,9 @@ export type FollowSpool = (
  */
 export class BuildProgress {
   private readonly planned = deferred<readonly StepState[]>()
-  private readonly ended = deferred<readonly BuildEvent[]>()
-  private readonly notes: BuildEvent[] = []
+  private readonly ended = deferred<void>()
+  private readonly notes = new EventLog()
+  private readonly early = new EventLog()
   private queuedEvent: BuildEvent | undefined
   private totalSteps = 0
   private finishedSteps = 0
@@ -45,6 +46,11 @@ export class BuildProgress {
 
   counts(): { readonly finishedSteps: number; readonly totalSteps: number } {
     return { finishedSteps: this.finishedSteps, totalSteps: this.totalSteps }
+  }
+
+  /** Shown at once, as long as no step has begun: what it takes to get the images that the plan is about. */
+  say(line: string): void {
+    this.early.add(this.lineEvent(line))
   }
 
   /** The plan is known. */
@@ -79,9 +85,14 @@ export class BuildProgress {
     state.finished.resolve({ outcome, at: this.clock.now() })
   }
 
-  /** Shown after all steps, in the order noted. */
+  /** Shown as soon as all steps were, in the order noted. */
   note(event: BuildEvent): void {
-    this.notes.push(event)
+    this.notes.add(event)
+  }
+
+  /** A line of text among what is noted. */
+  noteLine(line: string): void {
+    this.notes.add(this.lineEvent(line))
   }
 
   /** Ends every watcher after what was noted; steps that never ran are not shown. */
@@ -91,11 +102,12 @@ export class BuildProgress {
       state.started.resolve()
       state.finished.resolve({ outcome: 'cancelled', at: this.clock.now() })
     }
-    this.ended.resolve([...this.notes])
+    this.ended.resolve()
   }
 
   async *events(signal: AbortSignal): AsyncIterable<BuildEvent> {
     if (this.queuedEvent !== undefined) yield this.queuedEvent
+    yield* this.early.until(this.planned.promise, signal)
     const states = await abortable(this.planned.promise, signal)
     yield { kind: 'started', at: this.clock.now(), buildId: this.buildId, totalSteps: states.length }
     for (const state of states) {
@@ -111,12 +123,46 @@ export class BuildProgress {
       const { outcome, at } = await abortable(state.finished.promise, signal)
       yield { kind: 'step-finished', at, step, outcome }
     }
-    for (const event of await abortable(this.ended.promise, signal)) yield event
+    yield* this.notes.until(this.ended.promise, signal)
+  }
+
+  private lineEvent(line: string): BuildEvent {
+    return { kind: 'output', at: this.clock.now(), step: 0, data: Buffer.from(`${line}\n`) }
   }
 
   private async state(number: number): Promise<StepState | undefined> {
     const states = await this.planned.promise
     return states[number - 1]
+  }
+}
+
+/** Events that any number of watchers read from the first on. */
+class EventLog {
+  private readonly events: BuildEvent[] = []
+  private added = deferred<void>()
+
+  add(event: BuildEvent): void {
+    this.events.push(event)
+    const { resolve } = this.added
+    this.added = deferred<void>()
+    resolve()
+  }
+
+  /** All that are there and those that come before `end` settles. */
+  async *until(end: Promise<unknown>, signal: AbortSignal): AsyncIterable<BuildEvent> {
+    let isOver = false
+    const over = end.then(() => {
+      isOver = true
+    })
+    for (let shown = 0; ; ) {
+      const more = this.added.promise
+      for (let event = this.events[shown]; event !== undefined; event = this.events[shown]) {
+        shown += 1
+        yield event
+      }
+      if (isOver) return
+      await abortable(Promise.race([over, more]), signal)
+    }
   }
 }
 

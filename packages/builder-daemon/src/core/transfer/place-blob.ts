@@ -1,0 +1,185 @@
+import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { Digest } from '@isula-build/shared/oci/digest.js'
+import type { LayerCompression } from '@isula-build/shared/oci/media-types.js'
+import type {
+  CompressLayerParams,
+  CompressLayerResult,
+  HelpCompressionParams,
+  LayerWorkers,
+} from '../../ports/layer-worker.js'
+import type { Endpoint, RegistryCall } from '../../ports/registry.js'
+import type { LayerBlob } from '../../ports/transfer-memory.js'
+import type { Compression } from '../image/compression-level.js'
+import type { BlobInfo } from '../image/manifest.js'
+import type { SavedLayer } from '../images/saved-layers.js'
+import { borrowShared } from './compression-help.js'
+import type { TransferCall, TransferServices } from './transfer.js'
+
+/** A blob that the registry has. */
+export interface PlacedBlob extends BlobInfo {
+  readonly compression: LayerCompression
+}
+
+export interface WantedLayer {
+  /** Forms that will do, the likeliest first. */
+  readonly known: readonly LayerBlob[]
+  /** What to make when none of them is there. */
+  readonly compression: Compression
+  readonly level: number | undefined
+}
+
+/** Forms of a layer, and repositories to mount from, that are worth a request each. */
+const maxForms = 4
+const maxMounts = 2
+
+/** Layers from this size on are compressed by more than one thread, bytes. */
+const worthHelp = 16 << 20
+/**
+ * Makes the registry have the layer in one of the forms: one that it has, else one that it has in another repository,
+ * else one that is made and sent. Damage of the layer is reported to the store. What was found out is remembered at
+ * once, so that the next attempt starts where this one ended.
+ */
+export async function placeLayer(
+  layer: SavedLayer,
+  wanted: WantedLayer,
+  endpoint: Endpoint,
+  services: TransferServices,
+  call: TransferCall,
+): Promise<PlacedBlob> {
+  const { memory } = services
+  const known = wanted.known.slice(0, maxForms)
+  const missing = new Set<Digest>()
+  for (const blob of known) {
+    if (await isThere(blob.digest, endpoint, services, call)) {
+      call.onLog(`Copying blob ${layer.diffId} skipped: already exists`)
+      await memory.rememberBlob(layer.diffId, blob)
+      return blob
+    }
+    missing.add(blob.digest)
+  }
+  for (const blob of known) {
+    const from = await mountedFrom(blob.digest, endpoint, services, call)
+    if (from === undefined) continue
+    call.onLog(`Copying blob ${layer.diffId} skipped: mounted from ${from}`)
+    await memory.rememberBlob(layer.diffId, blob)
+    return blob
+  }
+  call.onLog(`Copying blob ${layer.diffId}`)
+  using file = await services.files.create(call.access.uid)
+  const made = await compressed(layer, wanted, file.path, services, call)
+  await memory.rememberBlob(layer.diffId, made)
+  const isNew = !missing.has(made.digest)
+  if (isNew && (await isThere(made.digest, endpoint, services, call))) return made
+  if (isNew && (await mountedFrom(made.digest, endpoint, services, call)) !== undefined) return made
+  await upload(made, file.path, endpoint, services, call)
+  return made
+}
+
+export async function placeConfig(
+  config: BlobInfo,
+  content: Uint8Array,
+  endpoint: Endpoint,
+  services: TransferServices,
+  call: TransferCall,
+): Promise<void> {
+  if (await isThere(config.digest, endpoint, services, call)) return
+  using file = await services.files.create(call.access.uid)
+  await services.workers.run('writeFile', { file: file.path, content }, call.signal)
+  await upload(config, file.path, endpoint, services, call)
+}
+
+export function registryCall({ access, signal, onLog }: TransferCall): RegistryCall {
+  return { access, signal, onNotice: onLog }
+}
+
+async function isThere(
+  digest: Digest,
+  endpoint: Endpoint,
+  { client, memory }: TransferServices,
+  call: TransferCall,
+): Promise<boolean> {
+  if (!(await client.hasBlob(endpoint, digest, registryCall(call)))) return false
+  await memory.rememberPlace(call.access.uid, endpoint.host, endpoint.repository, [digest])
+  return true
+}
+
+async function mountedFrom(
+  digest: Digest,
+  endpoint: Endpoint,
+  { client, memory }: TransferServices,
+  call: TransferCall,
+): Promise<string | undefined> {
+  const { host, repository } = endpoint
+  const places = await memory.placesOf(call.access.uid, host, digest)
+  for (const from of places.filter((place) => place !== repository).slice(0, maxMounts)) {
+    if (!(await client.mountBlob(endpoint, digest, from, registryCall(call)))) continue
+    await memory.rememberPlace(call.access.uid, host, repository, [digest])
+    return from
+  }
+  return undefined
+}
+
+async function upload(
+  { digest, size }: BlobInfo,
+  path: string,
+  endpoint: Endpoint,
+  { client, memory }: TransferServices,
+  call: TransferCall,
+): Promise<void> {
+  const onProgress = (done: number): void => call.onProgress?.(digest, done, size)
+  await client.uploadBlob(endpoint, { digest, size, path, onProgress }, registryCall(call))
+  await memory.rememberPlace(call.access.uid, endpoint.host, endpoint.repository, [digest])
+}
+
+/** The store learns of damage, so that storing the content again replaces the layer. */
+async function compressed(
+  layer: SavedLayer,
+  { compression, level }: WantedLayer,
+  file: string,
+  { layers, workers }: TransferServices,
+  call: TransferCall,
+): Promise<LayerBlob> {
+  const { id, directory: layerDirectory, keepsHeaders, diffId } = layer
+  const params = { layerDirectory, keepsHeaders, expectedDiffId: diffId, compression, level, file }
+  const isBig = layer.size >= worthHelp && compression === 'gzip'
+  try {
+    using help = isBig ? borrowShared(workers) : undefined
+    const { digest, size, recipe } = await (help === undefined
+      ? workers.run('compressLayer', params, call.signal)
+      : withHelp({ ...params, shared: help.memory }, workers, call.signal))
+    return { digest, size, compression, recipe }
+  } catch (error) {
+    if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) await layers.reportDamage(id)
+    throw error
+  }
+}
+
+/** Ends when nobody uses the shared memory any more. Without a thread that is free the helper never starts. */
+async function withHelp(
+  params: CompressLayerParams & Pick<HelpCompressionParams, 'shared'>,
+  workers: LayerWorkers,
+  signal: AbortSignal,
+): Promise<CompressLayerResult> {
+  const { compression, level, shared } = params
+  const done = new AbortController()
+  const lost = new AbortController()
+  let loss: { readonly error: unknown } | undefined
+  const made = workers.run('compressLayer', params, AbortSignal.any([signal, lost.signal]))
+  const helped = workers.run('helpCompression', { compression, level, shared }, done.signal).then(
+    () => undefined,
+    (error) => {
+      if (done.signal.aborted) return
+      // A block it had begun will never be finished.
+      loss = { error }
+      lost.abort()
+    },
+  )
+  try {
+    return await made
+  } catch (error) {
+    throw loss === undefined ? error : loss.error
+  } finally {
+    done.abort()
+    await helped
+  }
+}
