@@ -165,14 +165,16 @@ describe('outputs', () => {
   })
 
   test.each([
-    ['foo', 'error runBuild: transport "foo" not support'],
+    ['foo:x', 'error runBuild: transport "foo" not support'],
+    ['type=foo', 'error runBuild: output type "foo" not support'],
     [':x', 'error runBuild: transport should not be empty'],
     ['docker-archive:', 'error runBuild: destination should not be empty'],
     ['docker-archive:f', 'error runBuild: output file already exist: '],
     [`docker-archive:${'x'.repeat(500)}`, 'error runBuild: output should not longer than 512'],
     ['docker-archive:/nonexistent/x', 'error runBuild: stat /nonexistent: no such file or directory'],
     ['isulad:a', 'error runBuild: invalid isulad output format: isulad:a'],
-    ['docker-daemon:a:b', 'error runBuild: output transport "docker-daemon"'],
+    ['docker-daemon:a', 'error runBuild: output "docker-daemon:a" has no tag'],
+    ['type=registry', 'error runBuild: output type=registry has no name'],
     ['docker-archive:new:BAD:1', 'error runBuild: '],
   ])('%s is refused before anything is built', (output, message) => {
     const { status, stdout, stderr } = bench.run(['build', '-o', output, '.'], { cwd: context })

@@ -117,18 +117,25 @@ describe('images', () => {
 })
 
 test.each([
-  ['unary', 'Login'],
-  ['unary', 'Logout'],
   ['unary', 'ManifestCreate'],
   ['unary', 'ManifestAnnotate'],
   ['unary', 'ManifestInspect'],
   ['stream', 'ManifestPush'],
-  ['stream', 'Push'],
-  ['stream', 'Pull'],
-] as const)('%s %s is not there yet and says so', async (kind, method) => {
+] as const)('%s %s needs a daemon with experimental features', async (kind, method) => {
   const { code, details } = await client[kind](method, text(1, 'x')).ended
   expect(code).toBe(unimplemented)
-  expect(details).toMatch(/^[a-z ]+ is not supported yet$/)
+  expect(details).toMatch(/^please enable experimental to use manifest feature/)
+})
+
+test.each([
+  ['unary', 'Login', text(1, '../x')],
+  ['unary', 'Logout', text(1, 'a/b')],
+  ['stream', 'Push', text(2, 'UPPER')],
+  ['stream', 'Pull', text(2, 'a b')],
+] as const)('%s %s of what is no name is refused', async (kind, method, message) => {
+  const { code, details } = await client[kind](method, message).ended
+  expect([invalidArgument, notFound], details).toContain(code)
+  expect(details).not.toBe('')
 })
 
 test('bytes that are no message are refused, and the daemon goes on', async () => {

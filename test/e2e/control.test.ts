@@ -14,6 +14,7 @@ import {
   newId,
   notFound,
   ok,
+  unavailable,
   unimplemented,
   user,
 } from '../support/control-bench.js'
@@ -272,6 +273,12 @@ describe('a build', () => {
       expect([invalidArgument, notFound, unimplemented], details).toContain(code)
       expect(details).not.toBe('')
     }
+    // It is not here, and the registry that it would be at does not answer.
+    const absent = await build({ content: 'FROM localhost/no/such/image:1\n' })
+    expect([absent.code, absent.details]).toEqual([
+      unavailable,
+      expect.stringContaining('registry localhost'),
+    ])
   })
 
   test('ends with its client', async () => {

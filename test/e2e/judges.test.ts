@@ -1,10 +1,9 @@
-import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startDaemon, type TestDaemon } from '../../scripts/lib/daemon.mjs'
-import { makeBusyboxTar } from '../support/busybox-rootfs.js'
+import { contentOfArchive, contentOfConfig } from '../support/image-contents.js'
 import {
   containersTool,
   type OwnDocker,
@@ -15,6 +14,7 @@ import {
   umoci,
   unmountBelow,
 } from '../support/judges.js'
+import { makeOddImage, oddDockerfile, oddTreeFaults } from '../support/odd-image.js'
 import { treeListing } from '../support/tree-listing.js'
 
 // Whole images through a daemon: other tools take what we save, and we take what they save.
@@ -36,26 +36,6 @@ const image: Tool = (...args) => {
 const sh = (script: string, ...args: readonly string[]): string =>
   runTool('sh', ['-ec', script, 'sh', ...args])
 const idIn = (log: string): string => log.match(/([0-9a-f]{64})"?\s*$/)?.[1] ?? 'no ID'
-const sha256 = (bytes: string | Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
-
-/** Of every kind of entry a layer has, something; \351 is no UTF-8. */
-const oddities = `
-  mkdir -p "$1/lower" "$1/opaque/old" "$1/dropped/deep" "$1/names" "$1/sticky" "$1/$2"
-  echo kept > "$1/lower/kept"; echo gone > "$1/lower/gone"; echo old > "$1/opaque/old/file"; echo d > "$1/dropped/deep/f"
-  echo latin > "$1/names/$(printf 'latin\\351')"; echo long > "$1/$2/file"; ln -s "../names" "$1/lower/link"
-  echo one > "$1/lower/one"; ln "$1/lower/one" "$1/lower/two"; chmod 1777 "$1/sticky"
-  cp "$1/lower/one" "$1/lower/able"; chmod 4755 "$1/lower/able"; setcap cap_net_raw+ep "$1/lower/able"
-  setfattr -n user.note -v some "$1/lower/kept"; touch -d '2001-02-03 04:05:06.789' "$1/lower/kept" "$1/names"`
-const longPath = `long/${'directory-with-a-long-name/'.repeat(6)}${'n'.repeat(120)}`
-
-const dockerfile = `FROM base:1
-LABEL judged=yes
-RUN rm /lower/gone && rm -r /opaque /dropped && mkdir /opaque && echo new > /opaque/new && echo hi > /greeting
-RUN ln /bin/busybox /bin/linked && chown 70000:80000 /lower/kept && touch /lower/able
-RUN echo again > "/names/$(printf 'up\\351')" && mkfifo /fifo && mknod /null c 1 3 && chmod 600 /sticky
-COPY --chown=12:34 tree /copied/
-CMD ["/bin/cat", "/greeting"]
-`
 
 /** What a running container has of its own. */
 const places = [
@@ -71,24 +51,20 @@ const places = [
 
 beforeAll(async () => {
   work = mkdtempSync(join(tmpdir(), 'isula-judges-'))
-  const context = join(work, 'context')
-  mkdirSync(join(context, 'tree'), { recursive: true })
-  sh(oddities, join(context, 'tree'), longPath)
-  writeFileSync(join(context, 'Dockerfile'), dockerfile)
-  writeFileSync(join(work, 'Buildahfile'), dockerfile.replace('base:1', 'localhost/base:1'))
-  makeBusyboxTar(work, (root) => sh(oddities, root, longPath))
+  const { baseTar, context } = makeOddImage(work, 'base:1')
+  writeFileSync(join(work, 'Buildahfile'), oddDockerfile('localhost/base:1'))
   daemon = await startDaemon()
   own = await startDocker()
   docker = own.docker
   podman = containersTool('podman', work)
   buildah = containersTool('buildah', work)
-  image('import', join(work, 'busybox.tar'), 'base:1')
+  image('import', baseTar, 'base:1')
   // Every path twice, which docker and podman take in no layer.
   sh('cd "$1"; cp busybox.tar appended.tar; tar -C busybox-root -rf appended.tar .', work)
   image('import', join(work, 'appended.tar'), 'appended:1')
   rich = idIn(image('build', '-q', '-t', 'rich:1', '-t', 'localhost:5000/judged/rich:v1', context))
   image('build', '-q', '--layers=stage', '-t', 'stage:1', context)
-  docker('import', join(work, 'busybox.tar'), 'base:1')
+  docker('import', baseTar, 'base:1')
   docker('build', '-q', '--network=none', '-t', 'loaded:1', '-t', 'loaded:2', context)
   docker('save', '-o', join(work, 'docker-one.tar'), 'loaded:1')
   docker('save', '-o', join(work, 'docker-two.tar'), 'loaded:1', 'loaded:2', 'base:1')
@@ -101,34 +77,6 @@ afterAll(async () => {
   unmountBelow(work)
   rmSync(work, { recursive: true, force: true })
 })
-
-interface Config {
-  readonly rootfs: { readonly diff_ids: readonly string[] }
-}
-
-/** What the archive says it holds: image ID and diff IDs by name, '' for none. Every layer is hashed. */
-function heldBy(
-  path: string,
-): ReadonlyMap<string, { readonly id: string; readonly diffIds: readonly string[] }> {
-  const read = (name: string): Buffer =>
-    Buffer.from(sh('tar -xOf "$1" "$2" | base64 -w0', path, name), 'base64')
-  const manifest = JSON.parse(read('manifest.json').toString()) as readonly {
-    readonly Config: string
-    readonly RepoTags: readonly string[] | null
-    readonly Layers: readonly string[]
-  }[]
-  const held = new Map<string, { id: string; diffIds: readonly string[] }>()
-  for (const { Config, RepoTags, Layers } of manifest) {
-    const bytes = read(Config)
-    const diffIds = (JSON.parse(bytes.toString()) as Config).rootfs.diff_ids
-    const hashed = Layers.map(
-      (layer) => `sha256:${sh('tar -xOf "$1" "$2" | sha256sum', path, layer).slice(0, 64)}`,
-    )
-    expect(hashed).toEqual(diffIds)
-    for (const name of RepoTags?.length ? RepoTags : ['']) held.set(name, { id: sha256(bytes), diffIds })
-  }
-  return held
-}
 
 /** IDs of what umoci has unpacked already. */
 const unpacked = new Set<string>()
@@ -144,12 +92,12 @@ const kinds = [
 
 describe.each(kinds)('our $format archive of $kind', ({ kind, format, images }) => {
   let path: string
-  let held: ReturnType<typeof heldBy>
+  let held: ReturnType<typeof contentOfArchive>
 
   beforeAll(() => {
     path = join(work, `${format}-${kind.replaceAll(' ', '-')}.tar`)
     image('save', '-f', format, '-o', path, ...(images.length === 0 ? [rich] : images))
-    held = heldBy(path)
+    held = contentOfArchive(path)
     expect([...held.keys()]).toEqual(images.length === 0 ? [''] : images)
   })
 
@@ -256,19 +204,7 @@ test('every tool unpacks the same tree, with all that is odd in it', () => {
   const root = join(work, 'bundle/rootfs')
   const tree = treeListing(root, places)
 
-  const found = (script: string): string => sh(`cd "$1"; ${script}`, root).trim()
-  expect(found('ls lower')).toBe('able\nkept\nlink\none\ntwo')
-  expect(found('ls -A opaque')).toBe('new')
-  expect(found('ls -A | grep -c dropped || true')).toBe('0')
-  expect(found('stat -c "%h %i" lower/one')).toBe(found('stat -c "%h %i" lower/two'))
-  expect(found('stat -c "%h" lower/one bin/linked copied/lower/two')).toBe('2\n2\n2')
-  expect(found('stat -c "%a %u:%g" lower/able copied/lower/kept sticky')).toBe('4755 0:0\n644 12:34\n600 0:0')
-  expect(found('stat -c "%u:%g %Y" lower/kept')).toBe('70000:80000 981173106')
-  expect(found('getcap lower/able')).toBe('lower/able cap_net_raw=ep')
-  expect(found('getfattr --only-values -n user.note lower/kept')).toBe('some')
-  expect(found("cat names/$(printf 'latin\\351') names/$(printf 'up\\351')")).toBe('latin\nagain')
-  expect(found('stat -c "%F %t:%T" fifo null')).toBe('fifo 0:0\ncharacter special file 1:3')
-  expect(found(`cat "${longPath}/file" "copied/${longPath}/file"`)).toBe('long\nlong')
+  expect(oddTreeFaults(root)).toEqual([])
 
   const path = archive('docker')
   podman('load', '-q', '-i', path)
@@ -295,14 +231,13 @@ describe('images of other tools', () => {
         '--config',
         `${transport}:${path}${name === '' ? '' : `:${name}`}`,
       )
-      const id = sha256(raw)
+      const content = contentOfConfig(raw)
+      const { id } = content
       expect(ids).toContain(id)
       for (const format of ['docker', 'oci']) {
         const again = join(work, 'again.tar')
         image('save', '-f', format, '-o', again, id)
-        expect([...heldBy(again)]).toEqual([
-          ['', { id, diffIds: (JSON.parse(raw) as Config).rootfs.diff_ids }],
-        ])
+        expect([...contentOfArchive(again)]).toEqual([['', content]])
         rmSync(again)
       }
     }

@@ -170,7 +170,10 @@ describe.skipIf(!isRoot)('a user whose files never answer', () => {
       const ends = rights.calls(alice, calls)
       await sleep(1500)
       expect(await othersWork()).toBeLessThan(usual)
-      for (const end of await ends) expect(end).not.toMatchObject({ code: 0 })
+      for (const [index, end] of (await ends).entries()) {
+        // A Status may end before its own patience does, and well: when its build was given up.
+        if (calls[index]?.path !== controlService.Status.path) expect(end).not.toMatchObject({ code: 0 })
+      }
       // And the user himself, as soon as he has given up.
       const own = rights.context(alice, 'FROM base:1\nCOPY f /f\n', { f: 'x' })
       const retried = await eventually(

@@ -2,6 +2,8 @@ import { type SpawnSyncOptions, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { connect } from '../../packages/client/src/connect.js'
+import { builderService } from '../../packages/shared/src/rpc/builder.js'
 import { startDaemon, type TestDaemon } from '../../scripts/lib/daemon.mjs'
 import { makeBusyboxTar } from './busybox-rootfs.js'
 
@@ -25,6 +27,8 @@ export interface ClientBench extends AsyncDisposable {
   context(files: Readonly<Record<string, string>>): string
   /** Content of a file of an image, through a build that prints it. */
   file(image: string, path: string): string
+  /** Forgets all that no name leads to, caches included. */
+  prune(): Promise<void>
 }
 
 export async function createClientBench(): Promise<ClientBench> {
@@ -72,6 +76,14 @@ function benchOf(daemon: TestDaemon, work: string, baseTar: string): ClientBench
       const output = bench.ok(['build', '--no-cache', '-f', '-', '.'], { input: dockerfile })
       const [, rest = ''] = output.split(/^STEP {2}2: .*\n/m)
       return rest.split('Committed stage 0')[0] ?? ''
+    },
+    async prune() {
+      const connection = await connect(daemon.host, '10s')
+      try {
+        await connection.unary(builderService.Prune, { all: true, keepBytes: 0, dryRun: false })
+      } finally {
+        connection.close()
+      }
     },
     async [Symbol.asyncDispose]() {
       await daemon.kill()

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -21,6 +21,7 @@ export const invalidArgument = 3
 export const notFound = 5
 export const failedPrecondition = 9
 export const unimplemented = 12
+export const unavailable = 14
 export const user = { uid: 4321, gid: 100 }
 /** Debian's `users`: the members of the socket's group. */
 export const group = 'users'
@@ -122,8 +123,13 @@ export interface ControlBench {
 
 type Options = Omit<Build, 'context'> & { readonly context?: string }
 
+export interface ControlBenchOptions {
+  /** Added to configuration.toml; gets the bench's `work`. */
+  readonly configuration?: (work: string) => string
+}
+
 /** With a base image `base:1`. */
-export async function createControlBench(): Promise<ControlBench> {
+export async function createControlBench(options: ControlBenchOptions = {}): Promise<ControlBench> {
   const work = mkdtempSync(join(tmpdir(), 'isula-control-'))
   try {
     chmodSync(work, 0o755)
@@ -134,7 +140,12 @@ export async function createControlBench(): Promise<ControlBench> {
     mkdirSync(join(work, 'users'))
     chownSync(join(work, 'users'), user.uid, user.gid)
     const baseTar = makeBusyboxTar(work)
-    const daemon = await startDaemon({ directory, group, env: { http_proxy: 'http://proxy.invalid:3128' } })
+    const env = { http_proxy: 'http://proxy.invalid:3128' }
+    const daemon = await startDaemon({ directory, group, env, start: false })
+    if (options.configuration !== undefined) {
+      appendFileSync(join(directory, 'etc/configuration.toml'), options.configuration(work))
+    }
+    await daemon.start()
     const bench = benchOf(work, daemon, baseTar)
     try {
       await bench.lines('Import', Buffer.concat([text(1, newId()), text(2, baseTar), text(3, 'base:1')]))

@@ -109,22 +109,27 @@ export interface RunAs {
   readonly gid: number
 }
 
-export function runClient(daemon: TestDaemon, args: readonly string[], as?: RunAs): RunningClient {
+export function runClient(
+  daemon: TestDaemon,
+  args: readonly string[],
+  as?: RunAs,
+  input: 'ignore' | 'pipe' = 'ignore',
+): RunningClient {
   const child = spawn(
     process.execPath,
     [new URL('../../bin/isula-build', import.meta.url).pathname, ...args],
     {
       env: { PATH: process.env['PATH'] ?? '', HOME: '/root', ISULABUILD_HOST: daemon.host },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: [input, 'pipe', 'pipe'],
       ...as,
     },
   )
   let stdout = ''
   let stderr = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
     stdout += text
   })
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     stderr += text
   })
   const ended = new Promise<ClientEnd>((resolve, reject) => {
@@ -143,6 +148,8 @@ export interface BenchOptions {
   /** Below the daemon's own directory when not given. */
   readonly dataRoot?: string
   readonly runRoot?: string
+  /** A command that becomes the daemon. */
+  readonly through?: readonly string[]
 }
 
 export async function createDaemonBench(options: BenchOptions = {}): Promise<DaemonBench> {
@@ -159,6 +166,7 @@ export async function createDaemonBench(options: BenchOptions = {}): Promise<Dae
       directory,
       args: ['--dataroot', data, '--runroot', run, ...(options.args ?? [])],
       ...(group === undefined ? {} : { group }),
+      ...(options.through === undefined ? {} : { through: options.through }),
       env: { TMPDIR: temporary, ...options.env },
     })
   } catch (error) {

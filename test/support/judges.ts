@@ -33,6 +33,8 @@ export const umoci: Tool = (...args) => runTool('umoci', args)
 
 export interface OwnDocker extends AsyncDisposable {
   readonly docker: Tool
+  /** Path of its socket. */
+  readonly socket: string
 }
 
 /** A dockerd with its own directories, socket and cgroups, without any network of its own. */
@@ -71,7 +73,8 @@ export async function startDocker(): Promise<OwnDocker> {
       throw new Error(`dockerd did not start:\n${log}`)
     }
   }
-  return { docker: (...args) => runTool('docker', args, env), [Symbol.asyncDispose]: stop }
+  const docker: Tool = (...args) => runTool('docker', args, env)
+  return { docker, socket: `${home}/sock`, [Symbol.asyncDispose]: stop }
 }
 
 /** dockerd leaves the network namespace of `--network=host` mounted, podman its store. */
