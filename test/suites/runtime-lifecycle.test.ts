@@ -109,7 +109,7 @@ describe.skipIf(!runnable)('the life of the launcher (needs root and runc)', () 
     const first = fixture.runtime.launcherPid() ?? 0
     const running = fixture.run('sleep 1000')
     running.catch(() => undefined)
-    await waitFor(() => leftovers(fixture.runRoot).processes[0])
+    await waitFor(() => leftovers(fixture.runRoot).processes.find(sleeps))
     process.kill(first, 'SIGKILL')
     await expect(running).rejects.toMatchObject({ code: 'ISB_INTERNAL' })
     expect(leftovers(fixture.runRoot)).toEqual(nothing)
