@@ -30,6 +30,7 @@ export const forTests = {
   dockerd: 'docker.io',
   'docker-registry': 'docker-registry',
   openssl: 'openssl',
+  'gpg-agent': 'gpg-agent',
   mmdebstrap: 'mmdebstrap',
   getfattr: 'attr',
   setcap: 'libcap2-bin',
