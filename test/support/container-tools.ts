@@ -13,7 +13,7 @@ export interface ContainerTools extends Disposable {
 
 /** In a mount namespace of its own; what is written below these goes elsewhere. */
 const enter = `for place in etc var run; do
-  mount -t overlay overlay -o "lowerdir=/$place,upperdir=$0/upper/$place,workdir=$0/work/$place" "/$place"
+  mount -t overlay overlay -o "lowerdir=/$place,upperdir=$0/upper/$place,workdir=$0/scratch/$place" "/$place"
 done
 exec "$@"`
 
@@ -23,7 +23,7 @@ exec "$@"`
  */
 export function createContainerTools(directory: string): ContainerTools {
   for (const place of ['etc', 'var', 'run']) {
-    for (const kind of ['upper', 'work']) mkdirSync(join(directory, kind, place), { recursive: true })
+    for (const kind of ['upper', 'scratch']) mkdirSync(join(directory, kind, place), { recursive: true })
   }
   const config = join(directory, 'upper/etc/containers')
   mkdirSync(config)

@@ -1,5 +1,7 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { parseCgroupMounts } from './cgroups.js'
+import { detectCgroups, parseCgroupMounts, removeCgroupParents } from './cgroups.js'
 
 const line = (place: string, type: string, options: string): string =>
   `30 24 0:26 / ${place} rw,relatime shared:9 - ${type} ${type} ${options}`
@@ -36,3 +38,20 @@ test('no cgroups, an empty file and lines that are none', () => {
   }
   expect(parseCgroupMounts(line('/a\\040b', 'cgroup2', 'rw')).hierarchies[0]?.path).toBe('/a b')
 })
+
+test.skipIf(process.getuid?.() !== 0)(
+  'a daemon keeps the directory it shares with others in every hierarchy',
+  () => {
+    const shared = `isula-build-test-${process.pid}`
+    const cgroups = detectCgroups(`${shared}/one`)
+    try {
+      // Another daemon that ends leaves what is above its own to the first.
+      removeCgroupParents(detectCgroups(`${shared}/other`), `${shared}/other`)
+      const places = cgroups.hierarchies.map(({ path }) => join(path, shared, 'one'))
+      expect(places.filter((place) => !existsSync(place))).toEqual([])
+    } finally {
+      removeCgroupParents(cgroups, `${shared}/one`)
+    }
+    expect(cgroups.hierarchies.filter(({ path }) => existsSync(join(path, shared)))).toEqual([])
+  },
+)
