@@ -1,5 +1,6 @@
 import type { SourceRange } from '../dockerfile/source.js'
 import type { ErrorCode } from '../errors/codes.js'
+import type { StepCache } from './cache-reason.js'
 
 /**
  * What a build tells its watchers, in order. The payload of our service, the JSON output and every
@@ -22,6 +23,8 @@ export type BuildEvent =
       readonly at: number
       readonly step: number
       readonly outcome: 'done' | 'cached' | 'failed' | 'cancelled'
+      /** What the cache had to say; absent where nothing is executed and nothing was asked. */
+      readonly cache?: StepCache
     }
   /**
    * Raw output of a RUN; latin1 carries the bytes unchanged. Of step 0, before `started`: lines on the images that are
