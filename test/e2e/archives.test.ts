@@ -14,7 +14,7 @@ import {
   createBench,
   dockerArchive,
 } from '../../packages/builder-daemon/src/export/test-archives.js'
-import { unmountBelow } from '../support/judges.js'
+import { unmountBelow, withOwnEtc } from '../support/judges.js'
 
 /** What other tools make of the archives written here, and the other way round. */
 
@@ -25,7 +25,7 @@ let work: string
 let image: LoadedImage
 const archives = { docker: '', oci: '' }
 
-function run(program: string, ...args: readonly string[]): string {
+function run(...[program = '', ...args]: readonly string[]): string {
   const { status, stdout, stderr, error } = spawnSync(program, args, { encoding: 'utf8', timeout: 120_000 })
   if (error !== undefined) throw error
   if (status !== 0) throw new Error(`${program} ${args.join(' ')} failed:\n${stdout}${stderr}`)
@@ -126,13 +126,10 @@ describe.skipIf(!isRoot)('archives', () => {
   describe('podman', () => {
     const podman = (...args: readonly string[]): string =>
       run(
-        'podman',
-        '--root',
-        join(work, 'podman'),
-        '--runroot',
-        join(work, 'podman-run'),
-        '--storage-driver=vfs',
-        ...args,
+        ...withOwnEtc(work, [
+          ...['podman', '--root', join(work, 'podman'), '--runroot', join(work, 'podman-run')],
+          ...['--storage-driver=vfs', ...args],
+        ]),
       )
 
     test.each(['docker', 'oci'] as const)('loads our %s archive and saves it again', async (format) => {
@@ -151,13 +148,10 @@ describe.skipIf(!isRoot)('archives', () => {
   describe('buildah', () => {
     const buildah = (...args: readonly string[]): string =>
       run(
-        'buildah',
-        '--root',
-        join(work, 'buildah'),
-        '--runroot',
-        join(work, 'buildah-run'),
-        '--storage-driver=vfs',
-        ...args,
+        ...withOwnEtc(work, [
+          ...['buildah', '--root', join(work, 'buildah'), '--runroot', join(work, 'buildah-run')],
+          ...['--storage-driver=vfs', ...args],
+        ]),
       )
 
     test.each(['docker', 'oci'] as const)('pulls our %s archive and pushes it again', async (format) => {
@@ -197,7 +191,9 @@ describe.skipIf(!isRoot)('archives', () => {
       home = mkdtempSync(join(tmpdir(), 'dkr-'))
       const args = ['--data-root', `${home}/data`, '--exec-root', `${home}/exec`, '--pidfile', `${home}/pid`]
       const net = ['--bridge=none', '--iptables=false', '--ip6tables=false', '--storage-driver=vfs']
-      daemon = spawn('dockerd', [...args, ...net, '-H', `unix://${home}/sock`], { stdio: 'ignore' })
+      const dockerd = ['dockerd', ...args, ...net, '-H', `unix://${home}/sock`]
+      const [command = '', ...rest] = withOwnEtc(home, dockerd)
+      daemon = spawn(command, rest, { stdio: 'ignore' })
       const version = (): number | null =>
         spawnSync('docker', ['-H', `unix://${home}/sock`, 'version']).status
       for (let i = 0; i < 240 && (!existsSync(`${home}/sock`) || version() !== 0); i++) await sleep(250)

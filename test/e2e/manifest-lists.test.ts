@@ -8,7 +8,7 @@ import { startDaemon, type TestDaemon } from '../../scripts/lib/daemon.mjs'
 import { root } from '../../scripts/lib/setup.mjs'
 import { type ClientBench, createClientBench, tool } from '../support/client-bench.js'
 import { connectControl } from '../support/control-client.js'
-import { runTool, skopeo, startDocker, unmountBelow } from '../support/judges.js'
+import { runTool, skopeo, startDocker, unmountBelow, withOwnEtc } from '../support/judges.js'
 import { text, textIn } from '../support/proto-bytes.js'
 import { type RealRegistry, startRealRegistry } from '../support/real-registry.js'
 
@@ -106,8 +106,9 @@ describe.skipIf(getuid?.() !== 0)('manifest lists and builds for several platfor
     const name = `${registry.host}/other/list:1`
     const roots = ['--root', join(scratch, 'containers'), '--runroot', join(scratch, 'containers-run')]
     try {
-      const args = [...roots, '--storage-driver=vfs', 'manifest', 'inspect', name]
-      const seen = JSON.parse(runTool('podman', args, { CONTAINERS_REGISTRIES_CONF: conf }))
+      const inspect = ['podman', ...roots, '--storage-driver=vfs', 'manifest', 'inspect', name]
+      const [program = '', ...args] = withOwnEtc(scratch, inspect)
+      const seen = JSON.parse(runTool(program, args, { CONTAINERS_REGISTRIES_CONF: conf }))
       expect(architectures(seen)).toEqual(['amd64', 'arm64'])
     } finally {
       unmountBelow(scratch)

@@ -102,7 +102,7 @@ export async function createEdgeBench(): Promise<EdgeBench> {
     start: (args, { env = {} } = {}) => launch(program, args, env),
     terminal: (commands) =>
       launch('script', ['-qec', `client() { '${program}' "$@"; }\n${commands}`, '/dev/null'], {
-        SHELL: '/bin/sh',
+        ...{ SHELL: '/bin/sh', TERM: 'xterm' },
       }),
     async run(args, { env = {}, input = '' } = {}) {
       const running = launch(program, args, env)

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -25,7 +25,25 @@ export function runTool(
 /** podman or buildah; `unmountBelow(directory)` undoes what they leave mounted. */
 export function containersTool(program: 'podman' | 'buildah', directory: string): Tool {
   const roots = ['--root', join(directory, 'containers'), '--runroot', join(directory, 'containers-run')]
-  return (...args) => runTool(program, [...roots, '--storage-driver=overlay', ...args])
+  const store = [...roots, '--storage-driver=overlay']
+  // What podman mounts is looked at from outside.
+  if (program === 'podman') {
+    const networks = ['--network-config-dir', join(directory, 'networks')]
+    return (...args) => runTool(program, [...store, ...networks, ...args])
+  }
+  return (...args) => {
+    const [command = '', ...rest] = withOwnEtc(directory, [program, ...store, ...args])
+    return runTool(command, rest)
+  }
+}
+
+/** The command in a mount namespace where what is written to /etc is lost: they leave keys and locks there. */
+export function withOwnEtc(directory: string, command: readonly string[]): readonly string[] {
+  mkdirSync(directory, { recursive: true })
+  const scratch = mkdtempSync(join(directory, 'etc-'))
+  const script = `mount -t tmpfs tmpfs "$0" && mkdir "$0/upper" "$0/work" &&
+    mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/upper,workdir=$0/work" /etc && exec "$@"`
+  return ['unshare', '--mount', '--propagation=private', 'sh', '-ec', script, scratch, ...command]
 }
 
 export const skopeo: Tool = (...args) => runTool('skopeo', ['--insecure-policy', ...args])
@@ -45,7 +63,8 @@ export async function startDocker(): Promise<OwnDocker> {
   const places = ['--data-root', `${home}/data`, '--exec-root', `${home}/exec`, '--pidfile', `${home}/pid`]
   const network = ['--bridge=none', '--iptables=false', '--ip6tables=false']
   const rest = ['--storage-driver=overlay2', '--cgroup-parent', `/${cgroup}`, '-H', `unix://${home}/sock`]
-  const daemon = spawn('dockerd', [...places, ...network, ...rest], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const [command = '', ...args] = withOwnEtc(home, ['dockerd', ...places, ...network, ...rest])
+  const daemon = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
   let log = ''
   daemon.stderr.setEncoding('utf8').on('data', (text: string) => {
     log = `${log}${text}`.slice(-20_000)
