@@ -160,6 +160,15 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     expect(await readdir(at('trash'))).toEqual([])
   })
 
+  test('empties the trash with a thread that gives way to all others', async () => {
+    await (await open()).close()
+    await mkdir(at('trash/old'))
+    const yielding = async (): Promise<number> => (await niceValues()).filter((nice) => nice > 0).length
+    const before = await yielding()
+    await open()
+    await expect.poll(yielding).toBe(before + 1)
+  })
+
   test('makes lost links and image files again', async () => {
     const first = await open()
     const image = await putImage(first, ['a', 'b'], ['x:1'])
@@ -566,3 +575,12 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     expect((await lstat(roots.dataRoot)).mode & 0o777).toBe(0o700)
   })
 })
+
+/** Of every thread of this process (proc(5), field 19 of stat). */
+async function niceValues(): Promise<number[]> {
+  const threads = await readdir('/proc/self/task')
+  const stats = await Promise.all(
+    threads.map((id) => readFile(`/proc/self/task/${id}/stat`, 'utf8').catch(() => '')),
+  )
+  return stats.filter((stat) => stat !== '').map((stat) => Number(stat.replace(/^.*\) /, '').split(' ')[16]))
+}
