@@ -41,6 +41,23 @@ export async function writeAll(fd: number, bytes: Uint8Array, signal: AbortSigna
   }
 }
 
+/** Writes all of `bytes` to a regular file from `offset` on. */
+export async function writeAllAt(
+  fd: number,
+  bytes: Uint8Array,
+  offset: number,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    throwIfAborted(signal)
+    try {
+      done += (await writeAsync(fd, bytes, done, bytes.length - done, offset + done)).bytesWritten
+    } catch (error) {
+      throw outputError(error)
+    }
+  }
+}
+
 /** The content of a regular file from its start, whatever the descriptor's offset is. */
 export async function* fileChunks(fd: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   for (let offset = 0; ; ) {

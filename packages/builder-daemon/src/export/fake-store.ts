@@ -96,6 +96,11 @@ export function createFakeStore(root: string): FakeStore {
       images.set(id, record)
       return record
     },
+    putAll: async (several, lease) => {
+      const stored: ImageRecord[] = []
+      for (const image of several) stored.push(await imageStore.put(image, lease))
+      return stored
+    },
     get: async (idOrName) =>
       images.get(idOrName) ?? [...images.values()].find((record) => record.names.includes(idOrName)),
     resolve: refused,

@@ -89,6 +89,7 @@ async function unpack(
       },
       options.signal,
     )
+    if (applied === undefined) throw new Error('a layer without any below it asks for them')
     // No other tool takes a layer that has a path twice, as `tar --append` makes it; this one is ours to write.
     const { upper } = staging
     if (applied.repeats) await rm(headersFile)

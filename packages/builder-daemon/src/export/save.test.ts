@@ -98,9 +98,12 @@ rootTest('a layer of several images and an image of several names are written on
   })
 })
 
-rootTest('an archive can be written to a pipe', async () => {
+rootTest('an archive can be written to a pipe, the same as to a file', async () => {
   await using bench = await createBench()
-  const { record } = await load(bench, dockerArchive({ layers: [foreign] }))
+  const many = layerTar(
+    ...Array.from({ length: 100 }, (_, i) => tarFile(`d${i % 3}/f${i}`, `${i}`.repeat(i * 90))),
+  )
+  const { record } = await load(bench, dockerArchive({ layers: [foreign, plain, many, packed] }))
   const images = [{ record, names: ['a:1'] }]
   const path = join(bench.root, 'from-pipe')
   const fifo = join(bench.root, 'fifo')
@@ -113,6 +116,18 @@ rootTest('an archive can be written to a pipe', async () => {
   }
   await ended
   expect(readFileSync(path).equals(await save(bench, 'docker', images))).toBe(true)
+})
+
+rootTest('a file that holds something already is written at its own offset', async () => {
+  await using bench = await createBench()
+  const { record } = await load(bench, dockerArchive({ layers: [foreign, plain] }))
+  const images = [{ record, names: [] }]
+  const path = join(bench.root, 'begun')
+  await using handle = await open(path, 'w')
+  await handle.write('begun')
+  await saveArchive({ images, format: 'docker', fd: handle.fd }, bench.services, bench.options)
+  const archive = await save(bench, 'docker', images)
+  expect(readFileSync(path).equals(Buffer.concat([Buffer.from('begun'), archive]))).toBe(true)
 })
 
 rootTest('a layer that was never hashed is hashed first', async () => {

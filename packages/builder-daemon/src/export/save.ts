@@ -14,7 +14,7 @@ export interface SaveRequest {
   /** Images of several platforms under common names; a docker archive has no place for them. */
   readonly indexes?: readonly SaveIndex[] | undefined
   readonly format: 'docker' | 'oci'
-  /** Written at its own offset and never sought: a file, a pipe or a socket. Not closed. */
+  /** A file, from its start when it is empty, a pipe or a socket, which is never sought. Not closed. */
   readonly fd: number
 }
 

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { closeSync, fstatSync, mkdirSync, openSync, readSync, rmSync } from 'node:fs'
-import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { type DiffId, digestFromHex } from '@isula-build/shared/oci/digest.js'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { type DiffId, type Digest, digestFromHex } from '@isula-build/shared/oci/digest.js'
 import type { ApplyFileParams, ApplyParams, ApplyResult } from '../ports/layer-worker.js'
 import { AT_FDCWD } from '../system/libc.js'
 import { O_PATH, openat, renameat2 } from '../system/syscalls.js'
@@ -19,8 +19,13 @@ import { openUpper } from './upper.js'
  * have, never what the layer itself has (OCI image spec, layer.md). Fails with ISB_ARCHIVE_INVALID,
  * ISB_LIMIT_EXCEEDED, ISB_DIGEST_MISMATCH, ISB_NO_SPACE; the caller then throws the upper away.
  */
-export function applyJob(params: ApplyParams, control: JobControl = uncontrolled): ApplyResult {
-  return apply(params, control)
+export function applyJob(params: ApplyParams, control: JobControl = uncontrolled): ApplyResult | undefined {
+  try {
+    return apply(params, control)
+  } catch (error) {
+    if (error instanceof LowersUnknown) return undefined
+    throw error
+  }
 }
 
 /** Job `applyFile`. */
@@ -30,25 +35,54 @@ export function applyFileJob(
 ): ApplyResult | undefined {
   const fd = openSync(path, 'r')
   try {
-    const range = { offset: 0, length: fstatSync(fd).size }
-    return apply({ ...params, fd, range }, control)
-  } catch (error) {
-    if (error instanceof LowersUnknown) return undefined
-    throw error
+    return applyJob({ ...params, fd, range: { offset: 0, length: fstatSync(fd).size } }, control)
   } finally {
     closeSync(fd)
   }
 }
 
-function apply(
-  params: Omit<ApplyParams, 'lowers'> & Pick<ApplyFileParams, 'lowers'>,
-  control: JobControl,
-): ApplyResult {
-  const unpacked = decompress(
-    descriptorSource(params.fd, params.range, control),
-    { bytes: params.limit, ...defaultRatio },
-    control,
-  )
+function apply(params: ApplyParams, control: JobControl): ApplyResult {
+  const stored = descriptorSource(params.fd, params.range, control)
+  const { expectedDigest } = params
+  if (expectedDigest === undefined) return unpack(params, stored, control)
+  const checked = checkedSource(stored, expectedDigest)
+  let result: ApplyResult
+  try {
+    result = unpack(params, checked, control)
+  } catch (error) {
+    // Whether these are the right bytes comes first: what they seem to hold matters only then.
+    if (isBuilderError(error) && error.code !== 'ISB_CANCELLED') checked.check()
+    throw error
+  }
+  checked.check()
+  return result
+}
+
+/** Hashes what is read of `source`; `check` reads the rest and fails with ISB_DIGEST_MISMATCH. */
+function checkedSource(source: ByteSource, expected: Digest): ByteSource & { check(): void } {
+  const hash = createHash('sha256')
+  function read(target: Buffer, offset: number, length: number): number {
+    const count = source.read(target, offset, length)
+    if (count > 0) hash.update(target.subarray(offset, offset + count))
+    return count
+  }
+  return {
+    read,
+    check() {
+      const rest = Buffer.allocUnsafe(1 << 16)
+      while (read(rest, 0, rest.length) > 0);
+      const digest = digestFromHex(hash.digest('hex'))
+      if (digest === expected) return
+      throw new BuilderError(
+        'ISB_DIGEST_MISMATCH',
+        `layer ${expected} in the archive has the digest ${digest}`,
+      )
+    },
+  }
+}
+
+function unpack(params: ApplyParams, stored: ByteSource, control: JobControl): ApplyResult {
+  const unpacked = decompress(stored, { bytes: params.limit, ...defaultRatio }, control)
   const replacedDirectory = `${params.headersFile}.replaced`
   const hash = createHash('sha256')
   const paths = new Set<string>()

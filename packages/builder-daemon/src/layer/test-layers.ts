@@ -103,11 +103,13 @@ export function openWorkshop(): Workshop {
       writeFileSync(file, archive)
       const fd = openSync(file, 'r')
       try {
-        return applyJob({
+        const applied = applyJob({
           ...{ fd, upper, range: undefined, lowers: [], limit: 2 ** 32, expectedDiffId: undefined },
           headersFile: join(root, name, 'headers.gz'),
           ...options,
         })
+        if (applied === undefined) throw new Error('the layers below are needed')
+        return applied
       } finally {
         closeSync(fd)
       }

@@ -7,7 +7,7 @@ import { fstat } from '../system/file-stat.js'
 import { AT_FDCWD } from '../system/libc.js'
 import { POLLOUT, poll } from '../system/processes.js'
 import { lastOf, openCanonical, parentOf } from '../system/rooted.js'
-import { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, openat } from '../system/syscalls.js'
+import { fadvise, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, openat } from '../system/syscalls.js'
 import { hasErrno } from '../system/system-error.js'
 import { readHeaders } from './headers-file.js'
 import { type JobControl, uncontrolled } from './job-control.js'
@@ -20,7 +20,7 @@ import { createCollector } from './tar/collector.js'
  * the bytes are written by then and the caller throws them away.
  */
 export function writeLayerJob(params: WriteLayerParams, control: JobControl = uncontrolled): SealResult {
-  return writeLayerTo(params, descriptorOutput(params.fd, control), control)
+  return writeLayerTo(params, descriptorOutput(params.fd, control, params.offset), control)
 }
 
 /** The same, giving the bytes to `output` as they come (valid during the call). */
@@ -38,13 +38,16 @@ export function writeLayerTo(
   return result
 }
 
-/** Writes everything to `fd`, waiting where it is a full pipe or socket. */
-export function descriptorOutput(fd: number, control: JobControl): (bytes: Buffer) => void {
+/** Writes everything to `fd`, from `offset` on or at its own offset, waiting where it is a full pipe or socket. */
+export function descriptorOutput(fd: number, control: JobControl, offset?: number): (bytes: Buffer) => void {
+  let position = offset ?? null
   return (bytes) => {
     for (let at = 0; at < bytes.length; ) {
       control.check()
       try {
-        at += writeSync(fd, bytes, at)
+        const count = writeSync(fd, bytes, at, bytes.length - at, position)
+        at += count
+        if (position !== null) position += count
       } catch (error) {
         if (!hasErrno(error, 'EAGAIN')) throw error
         poll([{ fd, events: POLLOUT }], 200)
@@ -53,58 +56,91 @@ export function descriptorOutput(fd: number, control: JobControl): (bytes: Buffe
   }
 }
 
+/** Files that are open ahead of being written, and their bytes: what lies on a slow disk is read side by side. */
+const maxAhead = { files: 32, bytes: 8 << 20 }
+/** Of a longer file the kernel reads the rest ahead by itself. */
+const adviseBytes = 1 << 18
+
+type Pending =
+  | { readonly kind: 'raw'; readonly bytes: Buffer }
+  | { readonly kind: 'file'; readonly path: string; readonly size: number; readonly fd: number }
+
 function writeKept(layerDirectory: string, output: (bytes: Buffer) => void, control: JobControl): SealResult {
   const collector = createCollector(output)
   const rootFd = openat(AT_FDCWD, join(layerDirectory, 'diff'), O_RDONLY | O_DIRECTORY)
+  const pending: Pending[] = []
+  let files = 0
+  let bytes = 0
   let parentPath = ''
   let parentFd = -1
   let entries = 0
 
   function openFile(path: string): number {
     const parent = parentOf(path)
-    if (parentFd < 0 || parent !== parentPath) {
-      if (parentFd >= 0) closeSync(parentFd)
-      parentFd = -1
-      parentFd = openCanonical(rootFd, parent)
-      parentPath = parent
-    }
-    return openat(parentFd, lastOf(path), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-  }
-  function content(path: string, size: number): void {
-    let fd: number
     try {
-      fd = openFile(path)
+      if (parentFd < 0 || parent !== parentPath) {
+        if (parentFd >= 0) closeSync(parentFd)
+        parentFd = -1
+        parentFd = openCanonical(rootFd, parent)
+        parentPath = parent
+      }
+      return openat(parentFd, lastOf(path), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
     } catch (cause) {
       throw damaged(`"/${textOfBytes(path)}" cannot be opened`, cause)
     }
-    try {
-      const stat = fstat(fd)
-      if (stat.type !== 'file' || stat.size !== size) {
-        throw damaged(`"/${textOfBytes(path)}" is not the file of ${size} bytes it was`)
-      }
-      for (let left = size; left > 0; ) {
-        const count = collector.fill(left, (target, offset, length) => {
-          control.check()
-          return readSync(fd, target, offset, length, null)
-        })
-        if (count === 0) throw damaged(`"/${textOfBytes(path)}" is too short`)
-        left -= count
-      }
-    } finally {
-      closeSync(fd)
+  }
+  function prepare(path: string, size: number): void {
+    const fd = openFile(path)
+    pending.push({ kind: 'file', path, size, fd })
+    files += 1
+    bytes += Math.min(size, adviseBytes)
+    if (pending.length > 1) fadvise(fd, 0, Math.min(size, adviseBytes), 'willneed')
+  }
+  function content(path: string, size: number, fd: number): void {
+    const stat = fstat(fd)
+    if (stat.type !== 'file' || stat.size !== size) {
+      throw damaged(`"/${textOfBytes(path)}" is not the file of ${size} bytes it was`)
     }
+    for (let left = size; left > 0; ) {
+      const count = collector.fill(left, (target, offset, length) => {
+        control.check()
+        return readSync(fd, target, offset, length, null)
+      })
+      if (count === 0) throw damaged(`"/${textOfBytes(path)}" is too short`)
+      left -= count
+    }
+  }
+  function writeFirst(): void {
+    const [first] = pending
+    if (first?.kind === 'raw') {
+      bytes -= first.bytes.length
+      collector.append(first.bytes)
+    } else if (first?.kind === 'file') {
+      files -= 1
+      bytes -= Math.min(first.size, adviseBytes)
+      content(first.path, first.size, first.fd)
+      closeSync(first.fd)
+    }
+    pending.shift()
   }
   try {
     readHeaders(join(layerDirectory, 'headers.gz'), control, (record) => {
-      if (record.kind === 'raw') collector.append(record.bytes)
-      else if (record.kind === 'end') entries = record.entries
-      else content(record.path, record.size)
+      if (record.kind === 'end') entries = record.entries
+      else if (record.kind === 'file') prepare(record.path, record.size)
+      else if (pending.length === 0) collector.append(record.bytes)
+      else {
+        pending.push({ kind: 'raw', bytes: Buffer.from(record.bytes) })
+        bytes += record.bytes.length
+      }
+      while (files > maxAhead.files || bytes > maxAhead.bytes) writeFirst()
     })
+    while (pending.length > 0) writeFirst()
     return { ...collector.finish(), entries }
   } catch (error) {
     if (hasErrno(error, 'ENOENT')) throw damaged('its kept headers are gone', error)
     throw error
   } finally {
+    for (const one of pending) if (one.kind === 'file') closeSync(one.fd)
     if (parentFd >= 0) closeSync(parentFd)
     closeSync(rootFd)
   }

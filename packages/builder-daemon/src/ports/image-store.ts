@@ -56,6 +56,8 @@ export interface ImageStore {
    * another user that is this image's already stays his.
    */
   put(image: NewImage, lease: Lease): Promise<ImageRecord>
+  /** The same with several, in this order, all or none; of a name that several have the last one gets it. */
+  putAll(images: readonly NewImage[], lease: Lease): Promise<readonly ImageRecord[]>
   /** By full ID or exact name `repo:tag`. */
   get(idOrName: string): Promise<ImageRecord | undefined>
   /**

@@ -10,12 +10,13 @@ import type { CopyInput } from '../core/plan/plan.js'
 export interface LayerJobs {
   /** Hashes an upper as a canonical layer tar. */
   seal: { params: SealParams; result: SealResult }
-  /** Unpacks a layer tar into an empty upper, keeping its headers in `headersFile`. */
-  apply: { params: ApplyParams; result: ApplyResult }
   /**
-   * The same with a file of the store's. The layers below need not be there yet: without `lowers` it gives undefined,
-   * leaving the upper in disorder, as soon as one of them could matter, and else exactly what it would give over them.
+   * Unpacks a layer tar into an empty upper, keeping its headers in `headersFile`. The layers below need not be there
+   * yet: without `lowers` it gives undefined, leaving the upper in disorder, as soon as one of them could matter, and
+   * else exactly what it would give over them.
    */
+  apply: { params: ApplyParams; result: ApplyResult | undefined }
+  /** The same with a file of the store's. */
   applyFile: { params: ApplyFileParams; result: ApplyResult | undefined }
   /** Digest and size of a file or of a part of it, as stored. */
   digest: { params: DigestParams; result: DigestResult }
@@ -25,7 +26,7 @@ export interface LayerJobs {
   merge: { params: MergeParams; result: Record<never, never> }
   /** Unpacks a plain tar, perhaps compressed, as a build context: no layer semantics, nothing outside `directory`. */
   extract: { params: ExtractParams; result: Record<never, never> }
-  /** Writes the layer as a tar to `fd` at its current offset; checks the diff ID on the way. */
+  /** Writes the layer as a tar to `fd`; checks the diff ID on the way. */
   writeLayer: { params: WriteLayerParams; result: SealResult }
   /** Writes the files of stacked layers, as a container sees them, as a canonical tar to `fd` at its current offset. */
   writeRootfs: { params: WriteRootfsParams; result: WriteRootfsResult }
@@ -75,17 +76,18 @@ export interface ApplyParams {
   /** Absolute byte range in a seekable file, or undefined to read a stream to its end. */
   readonly range: { readonly offset: number; readonly length: number } | undefined
   readonly upper: string
-  readonly lowers: readonly string[]
+  readonly lowers: readonly string[] | undefined
   readonly headersFile: string
   /** Bytes of uncompressed tar allowed. */
   readonly limit: number
   readonly expectedDiffId: DiffId | undefined
+  /** Of the bytes as stored; damage that the tar shows is then told as ISB_DIGEST_MISMATCH too. */
+  readonly expectedDigest?: Digest | undefined
   /** Also find out whether a path comes twice. */
   readonly findRepeats?: boolean
 }
-export interface ApplyFileParams extends Omit<ApplyParams, 'fd' | 'range' | 'lowers' | 'findRepeats'> {
+export interface ApplyFileParams extends Omit<ApplyParams, 'fd' | 'range' | 'findRepeats'> {
   readonly path: string
-  readonly lowers: readonly string[] | undefined
 }
 export interface ApplyResult extends SealResult {
   /** How the tar was compressed, told by its first bytes. */
@@ -124,6 +126,8 @@ export interface WriteLayerParams {
   readonly layerDirectory: string
   readonly keepsHeaders: boolean
   readonly fd: number
+  /** Where in the file; undefined: at the descriptor's own offset, which moves. */
+  readonly offset?: number | undefined
   readonly expectedDiffId: DiffId | undefined
 }
 

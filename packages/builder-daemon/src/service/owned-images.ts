@@ -7,6 +7,11 @@ export function ownedImages(images: ImageStore, caller: Caller): ImageStore {
   return {
     ...images,
     put: (image, lease) => images.put({ ...image, owner: uid }, lease),
+    putAll: (several, lease) =>
+      images.putAll(
+        several.map((image) => ({ ...image, owner: uid })),
+        lease,
+      ),
     tag: (imageId, name) => images.tag(imageId, name, uid),
     untag: (name) => images.untag(name, uid),
     checkName: (imageId, name) => images.checkName(imageId, name, uid),

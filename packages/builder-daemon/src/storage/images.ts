@@ -13,7 +13,7 @@ import type { Layout } from './layout.js'
 import { createSerial, type Serial } from './serial.js'
 import { createdAt, decodeStoredConfig } from './stored-config.js'
 import type { Trash } from './trash.js'
-import { exactImage, mayGiveName, meantImage } from './writes/images.js'
+import { exactImage, mayGiveName, meantImage, type PutParams } from './writes/images.js'
 import { layersOfImage } from './writes/layers.js'
 
 export interface LocalImageStore extends ImageStore {
@@ -101,6 +101,11 @@ function appendRows(summaries: ImageSummary[], rows: readonly ListedRow[]): void
   }
 }
 
+type DescribedImage = NewImage & Omit<PutParams, 'layers' | 'names'>
+
+/** Files of images being written at the same time. */
+const filesAtOnce = 32
+
 export function createImageStore(deps: {
   readonly layout: Layout
   readonly database: Database
@@ -117,42 +122,60 @@ export function createImageStore(deps: {
     return id === undefined ? undefined : readImage(database.read, id)
   }
 
-  const store = async (id: string, image: NewImage, lease: Lease): Promise<ImageRecord> => {
+  const describe = (image: NewImage): DescribedImage => {
+    image.names.forEach(checkName)
     const config = decodeStoredConfig(image.configBytes)
+    const id = imageIdOf(image.configBytes)
     const now = clock.now()
-    const created = createdAt(config) ?? now
+    return { ...image, id, diffIds: config.rootfs.diff_ids, createdAt: createdAt(config) ?? now, now }
+  }
+
+  const isStored = (id: string): boolean => exactImage(database.read, id) !== undefined
+
+  const writeFileOf = async ({ id, now, ...image }: DescribedImage): Promise<void> => {
     const path = join(layout.blobs, id)
-    const { layers, names, owner, configBytes } = image
-    const isNew = exactImage(database.read, id) === undefined
+    await writeFile(`${path}.tmp`, encodeImageFile({ ...image, storedAt: now }), { mode: 0o600 })
+    await rename(`${path}.tmp`, path)
+  }
+
+  const store = async (images: readonly DescribedImage[], lease: Lease): Promise<readonly ImageRecord[]> => {
     // The file of an image that is there says whose it is, which storing it again does not change.
-    await attempt('storing an image', async () => {
-      if (!isNew) return
-      const bytes = encodeImageFile({ layers, names, owner, createdAt: created, storedAt: now, configBytes })
-      await writeFile(`${path}.tmp`, bytes, { mode: 0o600 })
-      await rename(`${path}.tmp`, path)
-    })
+    const fresh = [...new Map(images.map((image) => [image.id, image])).values()].filter(
+      ({ id }) => !isStored(id),
+    )
     try {
-      await database.write('putImage', {
-        ...image,
-        id,
-        diffIds: config.rootfs.diff_ids,
-        createdAt: created,
-        leaseId: lease.id,
-        now,
+      await attempt('storing an image', async () => {
+        for (let at = 0; at < fresh.length; at += filesAtOnce) {
+          await Promise.all(fresh.slice(at, at + filesAtOnce).map(writeFileOf))
+        }
       })
+      await database.write('putImages', { images, leaseId: lease.id })
     } catch (error) {
-      if (isNew && exactImage(database.read, id) === undefined) await rm(path, { force: true })
+      for (const { id } of fresh) if (!isStored(id)) await rm(join(layout.blobs, id), { force: true })
       throw error
     }
-    const record = readImage(database.read, id)
-    if (record === undefined) throw new Error(`image ${id} vanished while it was leased`)
-    return record
+    return images.map(({ id }) => {
+      const record = readImage(database.read, id)
+      if (record === undefined) throw new Error(`image ${id} vanished while it was leased`)
+      return record
+    })
+  }
+
+  const putAll = async (images: readonly NewImage[], lease: Lease): Promise<readonly ImageRecord[]> => {
+    const described = images.map(describe)
+    // In the same order for everybody, so that nobody waits in a circle.
+    const ids = [...new Set(described.map(({ id }) => id))].sort()
+    const work = ids.reduce(
+      (inner, id) => () => perImage.run(id, inner),
+      () => store(described, lease),
+    )
+    return await work()
   }
 
   const put = async (image: NewImage, lease: Lease): Promise<ImageRecord> => {
-    image.names.forEach(checkName)
-    const id = imageIdOf(image.configBytes)
-    return perImage.run(id, () => store(id, image, lease))
+    const [record] = await putAll([image], lease)
+    if (record === undefined) throw new Error('an image was stored without a record')
+    return record
   }
 
   const resolve = async (reference: string, lease?: Lease): Promise<ImageRecord | undefined> => {
@@ -235,7 +258,7 @@ export function createImageStore(deps: {
   }
 
   return {
-    ...{ put, get, resolve, list, tag, untag, remove, removeUnnamed },
+    ...{ put, putAll, get, resolve, list, tag, untag, remove, removeUnnamed },
     ...{ checkName: checkOwner, inMotion: perImage },
   }
 }

@@ -239,8 +239,10 @@ export function unlockFlock(fd: number): void {
   checked(call.flock(fd, 8), 'flock')
 }
 
-/** A hint: `sequential` reads ahead, `dontneed` drops clean pages. */
-export function fadvise(fd: number, offset: number, length: number, advice: 'sequential' | 'dontneed'): void {
-  const errno = call.fadvise(fd, offset, length, advice === 'sequential' ? 2 : 4)
+const advices = { sequential: 2, willneed: 3, dontneed: 4 } as const
+
+/** A hint: `sequential` reads ahead, `willneed` begins to read now, `dontneed` drops clean pages. */
+export function fadvise(fd: number, offset: number, length: number, advice: keyof typeof advices): void {
+  const errno = call.fadvise(fd, offset, length, advices[advice])
   if (errno !== 0) throw new SystemError(errno, 'posix_fadvise')
 }

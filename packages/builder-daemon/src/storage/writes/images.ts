@@ -20,7 +20,6 @@ export interface PutParams {
   readonly names: readonly string[]
   readonly owner: number
   readonly createdAt: number
-  readonly leaseId: string
   readonly now: number
 }
 
@@ -194,27 +193,32 @@ function checkStack(tx: Transaction, p: PutParams): number {
   return size
 }
 
+function putImage(tx: Transaction, p: PutParams, leaseId: string): void {
+  const size = checkStack(tx, p) + p.configBytes.length
+  if (!imageExists(tx, p.id)) {
+    tx.run(
+      'INSERT INTO images (id, created_at, stored_at, size, owner, config) VALUES (?, ?, ?, ?, ?, ?)',
+      p.id,
+      p.createdAt,
+      p.now,
+      size,
+      p.owner,
+      p.configBytes,
+    )
+    setLayers(tx, p.id, p.layers)
+  } else if (layersOfImage(tx, p.id).some((row) => row.state !== 'ready')) {
+    setLayers(tx, p.id, p.layers)
+  }
+  for (const name of p.names) giveName(tx, name, p.id, p.owner)
+  leaseImage(tx, leaseId, p.id)
+  for (const layer of p.layers) leaseLayer(tx, leaseId, layer)
+}
+
 export const imageWrites = {
-  putImage: durable((tx, p: PutParams) => {
+  /** All or none. */
+  putImages: durable((tx, p: { readonly images: readonly PutParams[]; readonly leaseId: string }) => {
     requireLease(tx, p.leaseId)
-    const size = checkStack(tx, p) + p.configBytes.length
-    if (!imageExists(tx, p.id)) {
-      tx.run(
-        'INSERT INTO images (id, created_at, stored_at, size, owner, config) VALUES (?, ?, ?, ?, ?, ?)',
-        p.id,
-        p.createdAt,
-        p.now,
-        size,
-        p.owner,
-        p.configBytes,
-      )
-      setLayers(tx, p.id, p.layers)
-    } else if (layersOfImage(tx, p.id).some((row) => row.state !== 'ready')) {
-      setLayers(tx, p.id, p.layers)
-    }
-    for (const name of p.names) giveName(tx, name, p.id, p.owner)
-    leaseImage(tx, p.leaseId, p.id)
-    for (const layer of p.layers) leaseLayer(tx, p.leaseId, layer)
+    for (const image of p.images) putImage(tx, image, p.leaseId)
   }),
 
   /** Looks up and protects in one step, so that nothing can be removed in between. */
