@@ -32,7 +32,9 @@ describe('docs/config.md', () => {
   const words = new Set(text.match(/[A-Za-z_-]+/g))
   /** Every key that is read, whatever table it is in. */
   const keys = [
-    ...source.matchAll(/\.(?:string|boolean|integer|duration|strings|integers|table)\(\s*'([^']+)'/g),
+    ...(source + read('packages/builder-daemon/src/config/gc-settings.ts')).matchAll(
+      /\.(?:string|boolean|integer|duration|size|strings|integers|tables?)\(\s*'([^']+)'/g,
+    ),
     ...read('packages/builder-daemon/src/config/registries-file.ts').matchAll(
       /\b(?:one|entries|list)\((?:reader, )?'([^']+)'/g,
     ),

@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { createCallerFiles } from '../../packages/builder-daemon/src/identity/caller-files.js'
 import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { createDirectReader } from '../../packages/builder-daemon/src/layer/copy/direct-reader.js'
@@ -46,6 +46,7 @@ describe.skipIf(!isRoot)('a build context of another user (needs root)', () => {
     handle = await files.openDirectory(caller, context)
   })
   afterEach(async () => {
+    vi.restoreAllMocks()
     await handle[Symbol.asyncDispose]()
     await files[Symbol.asyncDispose]()
     rmSync(base, { recursive: true, force: true })
@@ -90,6 +91,55 @@ describe.skipIf(!isRoot)('a build context of another user (needs root)', () => {
     }
     throw new Error('the copy succeeded')
   }
+
+  test('is remembered by its helper as one that is read directly', () => {
+    const now = Date.now.bind(Date)
+    vi.spyOn(Date, 'now').mockImplementation(() => now() + 10_000)
+    mkdirSync(join(context, 'd/e'), { recursive: true })
+    for (let index = 0; index < 300; index += 1) writeFileSync(join(context, `d/e/${index}`), `file ${index}`)
+    execFileSync('setfattr', ['-n', 'user.a', '-v', '0x00ff', join(context, 'd/e/2')])
+    const remembered = (ignore: readonly string[]) => {
+      const plain = params('d', 'helper', handle.fd)
+      const statTables = join(base, 'stat', String(caller.uid))
+      const inputs = plain.inputs.map((input) => ({
+        ...input,
+        ignore,
+        root: { access: 'helper', fd: handle.fd, statTables },
+      }))
+      return {
+        plain: { ...plain, inputs: plain.inputs.map((input) => ({ ...input, ignore })) },
+        params: { ...plain, inputs } as CopyParams,
+      }
+    }
+    for (const ignore of [[], ['**/1', 'd/é']]) {
+      const { plain, params } = remembered(ignore)
+      const { contentKey } = digestSourcesJob(plain as CopyParams)
+      expect(digestSourcesJob(params).contentKey).toBe(contentKey)
+      expect(copyJob({ ...params, upper: plain.upper }).contentKey).toBe(contentKey)
+      // Nothing is opened any more: what the caller may not read now he could read when it was remembered.
+      rmSync(join(context, 'd/e/1'))
+      writeFileSync(join(context, 'd/e/1'), 'file 1')
+      const known = digestSourcesJob(params).contentKey
+      expect(known).toBe(contentKey)
+      writeFileSync(join(context, 'd/e/2'), `other ${ignore.length}`)
+      expect(digestSourcesJob(params).contentKey).not.toBe(contentKey)
+      expect(digestSourcesJob(params).contentKey).toBe(digestSourcesJob(plain as CopyParams).contentKey)
+    }
+  })
+
+  test('of a file that the caller may not read any more is not taken from what is remembered', () => {
+    const now = Date.now.bind(Date)
+    vi.spyOn(Date, 'now').mockImplementation(() => now() + 10_000)
+    writeFileSync(join(context, 'f'), 'secret')
+    const plain = params('f', 'helper', handle.fd)
+    const root = { access: 'helper', fd: handle.fd, statTables: join(base, 'stat') }
+    const remembering = { ...plain, inputs: plain.inputs.map((input) => ({ ...input, root })) } as CopyParams
+    digestSourcesJob(remembering)
+    chmodSync(join(context, 'f'), 0)
+    expect(() => digestSourcesJob(remembering)).toThrow('you may not read')
+    chmodSync(context, 0o700)
+    expect(() => digestSourcesJob(remembering)).toThrow('the process that reads the build context is gone')
+  })
 
   test('is copied exactly as if it were read directly', () => {
     mkdirSync(join(context, 'd/empty'), { recursive: true })

@@ -20,12 +20,14 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest
 import type { LayerRecord } from '../../packages/builder-daemon/src/ports/layer-store.js'
 import type { Store, StoreOptions } from '../../packages/builder-daemon/src/storage/store.js'
 import { bundleEntry, databaseWorkerEntry } from '../support/bundled-worker.js'
+import { cacheRecord } from '../support/cache-record.js'
 import {
   collectingLogger,
   configBytes,
   diffIdOf,
   makeRoots,
   openAt,
+  pruneStore,
   publishContent,
   type Roots,
   verifyContent,
@@ -289,13 +291,13 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     const first = await open({ flushDelayMs: 1e6 })
     const lease = await first.layers.acquireLease({ uid: 0, purpose: 'build' })
     const layer = await publishContent(first, lease, 'a', { diffId: null, tarSize: null })
-    await first.cache.store(0, { staticKey: 'k', contentKey: '', layer: layer.id }, [])
+    await first.cache.store(0, cacheRecord('k', layer.id))
     await first.close()
     forgetFlushes()
     const second = await open()
     const next = await second.layers.acquireLease({ uid: 0, purpose: 'build' })
     await expect(second.layers.hold([layer.id], next)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
-    expect(await second.cache.lookup(0, 'k')).toEqual([])
+    expect(await second.cache.lookup(0, 'k', [])).toEqual([])
   })
 
   test('collects what nobody uses only after its grace, and what is cached only when it is old', async () => {
@@ -310,7 +312,7 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
       await publishContent(store, lease, 'held'),
     ]
     const image = await putImage(store, ['of an image'], ['x:1'])
-    await store.cache.store(3, { staticKey: 'k', contentKey: '', layer: cached.id }, [])
+    await store.cache.store(3, cacheRecord('k', cached.id))
     const other = await store.layers.acquireLease({ uid: 0, purpose: 'build' })
     await store.layers.hold([held.id], other)
     expect((await store.collect()).layers).toBe(0)
@@ -320,15 +322,15 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     expect(await store.collect()).toMatchObject({ layers: 1, bytes: 5 })
     await expect(store.layers.hold([loose.id], other)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
     now += 46 * hour
-    expect(await store.cache.lookup(3, 'k')).toHaveLength(1)
+    expect(await store.cache.lookup(3, 'k', [])).toHaveLength(1)
     await store.settle()
     now += 3 * hour
     expect((await store.collect()).layers).toBe(0)
     now += 48 * hour
     expect(await store.collect()).toMatchObject({ layers: 1, cacheRecords: 1 })
-    expect(await store.prune()).toMatchObject({ layers: 0 })
+    expect(await pruneStore(store)).toMatchObject({ layers: 0 })
     await store.layers.releaseLease(other)
-    expect(await store.prune()).toMatchObject({ layers: 1 })
+    expect(await pruneStore(store)).toMatchObject({ layers: 1 })
     await store.settle()
     expect(await readdir(at('layers'))).toEqual([image.layers[0]?.id])
     expect(await store.check()).toEqual([])
@@ -483,7 +485,7 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
         )
         await store.images.tag(image.id, 'shared:1')
         if (round % 2 === 0) await store.images.remove(image.id).catch((error) => outcomes.push(error.code))
-        await store.prune()
+        await pruneStore(store)
         outcomes.push(...(await store.check()))
       }
     }

@@ -5,7 +5,14 @@ import { imageIdOf } from '../../packages/builder-daemon/src/storage/image-file.
 import type { Store } from '../../packages/builder-daemon/src/storage/store.js'
 import { bundleEntry, databaseWorkerEntry } from '../support/bundled-worker.js'
 import { type Random, seededRandom } from '../support/random-choices.js'
-import { configBytes, diffIdOf, makeRoots, openAt, publishContent } from '../support/temporary-store.js'
+import {
+  configBytes,
+  diffIdOf,
+  makeRoots,
+  openAt,
+  pruneStore,
+  publishContent,
+} from '../support/temporary-store.js'
 
 let worker: URL
 beforeAll(async () => {
@@ -83,7 +90,7 @@ async function step(store: Store, random: Random, model: Model): Promise<void> {
       return
     }
     default:
-      await store.prune()
+      await pruneStore(store)
   }
 }
 

@@ -80,7 +80,7 @@ function benchOf(daemon: TestDaemon, work: string, baseTar: string): ClientBench
     async prune() {
       const connection = await connect(daemon.host, '10s')
       try {
-        await connection.unary(builderService.Prune, { all: true, keepBytes: 0, dryRun: false })
+        for await (const _ of connection.stream(builderService.Prune, { all: true }));
       } finally {
         connection.close()
       }

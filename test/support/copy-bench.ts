@@ -112,16 +112,30 @@ export function useCopyBench() {
   function copy(sources: string | readonly string[], destination: string, options: Copy = {}): Done {
     const params = paramsOf([sources].flat(), destination, options)
     const { contentKey } = digestSourcesJob(params)
-    const result = copyJob(params)
+    const remembering = remembered(params)
+    // Read, then perhaps remembered.
+    for (const _ of ['first', 'second']) expect(digestSourcesJob(remembering).contentKey).toBe(contentKey)
+    const result = copyJob(remembering)
     expect(result.contentKey).toBe(contentKey)
     const { fixedTime } = params
-    expect(sealJob({ upper: params.upper, fixedTime })).toEqual({
+    expect(sealJob({ upper: params.upper, fixedTime, identify: true })).toEqual({
       diffId: result.diffId,
       tarSize: result.tarSize,
       entries: result.entries,
+      contentId: result.contentId,
     })
-    expect(readdirSync(join(params.upper, '..'))).toEqual(['upper'])
+    expect(readdirSync(join(params.upper, '..'))).toEqual(['sources', 'upper'])
+    expect(digestSourcesJob(remembering).contentKey).toBe(contentKey)
     return { ...result, upper: params.upper }
+  }
+
+  function remembered(params: CopyParams): CopyParams {
+    const inputs = params.inputs.map((input) =>
+      input.kind === 'tree' && input.isContext
+        ? { ...input, root: { ...input.root, statTables: join(base, 'stat', 'user') } }
+        : input,
+    )
+    return { ...params, inputs }
   }
 
   function failure(sources: string | readonly string[], destination: string, options: Copy = {}) {

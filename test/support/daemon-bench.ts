@@ -205,7 +205,7 @@ export async function createDaemonBench(options: BenchOptions = {}): Promise<Dae
     async prune() {
       const connection = await bench.connect()
       try {
-        await connection.unary(builderService.Prune, { all: true, keepBytes: 0, dryRun: false })
+        for await (const _ of connection.stream(builderService.Prune, { all: true }));
       } finally {
         connection.close()
       }

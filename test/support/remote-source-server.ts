@@ -15,6 +15,7 @@ const source = {
   socket: channel,
   rootFd,
   reader: createDirectReader(rootFd),
+  bareReader: createDirectReader(rootFd, { bare: true }),
   kindOf: () => 'remote' as const,
 }
 for (;;) {

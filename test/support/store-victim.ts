@@ -3,8 +3,9 @@ import { argv } from 'node:process'
 import type { LayerRecord } from '../../packages/builder-daemon/src/ports/layer-store.js'
 import type { Store } from '../../packages/builder-daemon/src/storage/store.js'
 import { isBuilderError } from '../../packages/shared/src/errors/builder-error.js'
+import { cacheRecord } from './cache-record.js'
 import { seededRandom } from './random-choices.js'
-import { configBytes, diffIdOf, openAt, publishContent } from './temporary-store.js'
+import { configBytes, diffIdOf, openAt, pruneStore, publishContent } from './temporary-store.js'
 
 /**
  * Works on a store until it is killed: seeded operations, each announced before it begins and once it
@@ -55,7 +56,7 @@ async function perform(store: Store, op: VictimOp): Promise<VictimOp> {
       await store.images.remove(op.id)
       return op
     case 'prune':
-      await store.prune()
+      await pruneStore(store)
       return op
     case 'backup':
       await store.backup()
@@ -69,7 +70,7 @@ async function perform(store: Store, op: VictimOp): Promise<VictimOp> {
     case 'cache': {
       const lease = await store.layers.acquireLease({ uid: 0, purpose: 'victim' })
       const layer = await publishContent(store, lease, 'cached', { diffId: null, tarSize: null })
-      await store.cache.store(0, { staticKey: 'k', contentKey: '', layer: layer.id }, [])
+      await store.cache.store(0, cacheRecord('k', layer.id))
       await store.layers.setDiffId(layer.id, diffIdOf('cached'), 6)
       await store.layers.releaseLease(lease)
       return op

@@ -106,3 +106,16 @@ export function configBytes(layers: readonly LayerRecord[], label = '', created?
     }),
   )
 }
+
+/** Removes everything that neither an image uses nor a lease holds. */
+export async function pruneStore(
+  store: Pick<Store, 'buildCache'>,
+): Promise<{ readonly layers: number; readonly bytes: number }> {
+  const everybody = { kind: 'everybody' } as const
+  const gone = await store.buildCache.remove(await store.buildCache.entries(), everybody)
+  await store.buildCache.forget(everybody, Number.MAX_SAFE_INTEGER, false)
+  return {
+    layers: gone.filter(({ kind }) => kind === 'layer').length,
+    bytes: gone.reduce((sum, { bytes }) => sum + bytes, 0),
+  }
+}

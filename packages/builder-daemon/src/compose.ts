@@ -19,7 +19,10 @@ import type { DaemonConfig } from './config/daemon-config.js'
 import { makeRunRoot } from './config/run-root.js'
 import { loadTransportKey } from './config/transport-key.js'
 import type { FollowSpool } from './core/build/progress.js'
+import { longestStay } from './core/gc/policy.js'
 import { BuildQueue } from './core/queue/build-queue.js'
+import { createStepSlots } from './core/queue/step-slots.js'
+import { createSharedExecutions } from './core/solve/shared-executions.js'
 import { defaultLimits } from './export/archive-limits.js'
 import { createCallerFiles } from './identity/caller-files.js'
 import { createMembership } from './identity/membership.js'
@@ -37,11 +40,12 @@ import { createBuildOperations } from './service/build-operations.js'
 import { createResolverOpener } from './service/build-resolver.js'
 import { createRunSession } from './service/build-session.js'
 import { createBuilderCore } from './service/builder-core.js'
+import { createCacheCollector } from './service/cache-collector.js'
 import { createListWriter } from './service/list-outputs.js'
 import { createContextOpener } from './service/open-contexts.js'
 import { createOutputWriter, type Engines } from './service/outputs.js'
 import type { DigestFile } from './storage/blob-files.js'
-import { createCacheMounts } from './storage/cache-mounts.js'
+import { defaultLimits as collectLimits } from './storage/gc.js'
 import { openStore } from './storage/store.js'
 import type { VerifyLayer } from './storage/suspects.js'
 import { requireRunnable } from './system/emulation.js'
@@ -93,8 +97,10 @@ export async function composeDaemon(
         openStore({
           ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, durability: config.durability },
           ...{ log, clock, databaseWorker: entry('database-worker'), pid: process.pid },
+          sharedCache: config.sharedCache,
           verify: verifier(workers),
           digestFile: fileDigester(workers),
+          limits: { ...collectLimits, cacheMs: longestStay(config.gc) },
         }),
       (opened) => opened.close(),
     )
@@ -155,21 +161,38 @@ export async function composeDaemon(
       },
       files,
     }
+    const collector = await lifecycle.step(
+      'cache collector',
+      () => createCacheCollector({ cache: store.buildCache, policy: config.gc, clock, log }),
+      (started) => started[Symbol.dispose](),
+    )
     const engines = enginesOf(config)
     const privileges = { uids: config.privilegedUids, gids: config.privilegedGids }
     const builds = createBuildOperations({
       ...{ clock, log, privileges, spoolRoot, follow },
+      onEnd: collector.soon,
       queue: new BuildQueue({ running: config.maxBuilds, waiting: config.maxWaitingBuilds }),
       run: createRunSession({
         ...{ images, clock, platform, privileges, agentRoot },
         ports: {
           ...{ layers, workers, runtime, log, cache: store.cache },
-          cacheMounts: createCacheMounts(config.dataRoot),
+          cacheMounts: store.cacheMounts,
           downloads: createDownloader(downloadLimits),
+        },
+        executions: {
+          steps: createSharedExecutions(log),
+          contextLayers: createSharedExecutions(log),
+          seals: createSharedExecutions(log),
+          slots: createStepSlots(config.maxParallelSteps ?? Math.max(16, 4 * availableParallelism())),
         },
         proxyEnv: proxyVariables(environment),
         secretKey: secretKey(join(config.dataRoot, 'secret-digest.key')),
-        openContexts: createContextOpener({ files, layers, workers }),
+        openContexts: createContextOpener({
+          files,
+          layers,
+          workers,
+          statTables: join(config.dataRoot, 'stat'),
+        }),
         openResolver: createResolverOpener(transfers),
         writeOutputs: createOutputWriter({ archives, pushes: transfers, engines, clock }),
         writeList: createListWriter({ archives, pushes: { ...transfers, lists } }),
@@ -178,7 +201,7 @@ export async function composeDaemon(
     })
     const core = createBuilderCore({
       ...{ config, buildInfo, images, lists, archives, builds, key, transfers },
-      prune: () => store.prune(),
+      collector,
     })
     const server = await lifecycle.step(
       'socket',

@@ -86,6 +86,7 @@ test('every other key of configuration.toml arrives', () => {
 durability = "strict"
 max_builds = 3
 max_waiting_builds = 0
+max_parallel_steps = 7
 [privileged]
 uids = [1000, 1001]
 gids = [27]
@@ -93,6 +94,7 @@ gids = [27]
   )
   expect(load()).toMatchObject({
     ...{ runtime: '/usr/bin/crun', durability: 'strict', maxBuilds: 3, maxWaitingBuilds: 0 },
+    maxParallelSteps: 7,
     ...{ privilegedUids: [1000, 1001], privilegedGids: [27] },
   })
 })

@@ -1,9 +1,11 @@
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { CachePolicy } from '../core/gc/policy.js'
 import { listsOf } from '../core/registries/registry-table.js'
 import { readConfigFile } from './config-file.js'
 import type { DaemonFlags } from './flags.js'
+import { gcSettings } from './gc-settings.js'
 import { readPolicyFile } from './policy-file.js'
 import { readRegistriesFile } from './registries-file.js'
 import { readSignaturePlaces } from './signature-places.js'
@@ -60,6 +62,10 @@ export interface DaemonConfig {
   readonly durability: 'verified' | 'strict'
   readonly maxBuilds: number
   readonly maxWaitingBuilds: number
+  /** What one user built is found in the cache by all, but for what secrets, ssh agents and credentials had a part in. */
+  readonly sharedCache: boolean
+  /** RUN and COPY steps of all builds that run at once; undefined: as the machine's processors suggest. */
+  readonly maxParallelSteps: number | undefined
   /** uids and gids that may use `--cap-add`, `--security=insecure` and `--isolation chroot`; root always may. */
   readonly privilegedUids: readonly number[]
   readonly privilegedGids: readonly number[]
@@ -67,6 +73,8 @@ export interface DaemonConfig {
   readonly registries: RegistryLists
   readonly registry: RegistrySettings
   readonly engines: EngineSettings
+  /** What the build cache may take. */
+  readonly gc: CachePolicy
   /** Things worth a line in the log, found while reading. */
   readonly warnings: readonly string[]
 }
@@ -127,11 +135,14 @@ export function loadConfig(flags: DaemonFlags): DaemonConfig {
     durability: durability(main.string('durability'), file('configuration.toml')),
     maxBuilds: main.integer('max_builds', { min: 1, max: 1000 }) ?? 100,
     maxWaitingBuilds: main.integer('max_waiting_builds', { min: 0, max: 100_000 }) ?? 1000,
+    sharedCache: main.table('cache')?.boolean('shared') ?? false,
+    maxParallelSteps: main.integer('max_parallel_steps', { min: 1, max: 10_000 }),
     privilegedUids: privileged?.integers('uids') ?? [],
     privilegedGids: privileged?.integers('gids') ?? [],
     registries: listsOf(registries.table),
     registry: registrySettings(main.table('registry')),
     engines: engineSettings(main.table('engines')),
+    gc: gcSettings(main.table('gc')),
     warnings,
   }
 }

@@ -1,5 +1,6 @@
 import { type JsonMap, parse } from '@iarna/toml'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { parseSize } from '@isula-build/shared/text/units.js'
 
 export type TomlTable = JsonMap
 
@@ -20,8 +21,10 @@ export interface TableReader {
   string(key: string): string | undefined
   boolean(key: string): boolean | undefined
   integer(key: string, range: { min: number; max: number }): number | undefined
-  /** Seconds as a number, or text as Go writes durations (`1m30s`, `500ms`); milliseconds, as is the range. */
+  /** Seconds as a number, or text as Go writes durations (`1m30s`, `500ms`), also days (`14d`); milliseconds, as is the range. */
   duration(key: string, range: { min: number; max: number }): number | undefined
+  /** Bytes as a number, or text (`20GB`, `512MiB`). */
+  size(key: string): number | undefined
   strings(key: string): readonly string[] | undefined
   integers(key: string): readonly number[] | undefined
   table(key: string): TableReader | undefined
@@ -80,6 +83,13 @@ export function tableReader(table: TomlTable, text: string, file: string, path: 
       }
       return Math.round(milliseconds)
     },
+    size: (key) => {
+      const value: unknown = table[key]
+      if (value === undefined || value === '') return undefined
+      const bytes = typeof value === 'string' ? parseSize(value) : value
+      if (!isInteger(bytes) || bytes < 0) throw fail(key, 'bytes, or a size like "20GB"')
+      return bytes
+    },
     strings: (key) => typed(key, list(isString), 'a list of strings'),
     integers: (key) => typed(key, list(isInteger), 'a list of whole numbers'),
     table: (key) => {
@@ -95,12 +105,12 @@ export function tableReader(table: TomlTable, text: string, file: string, path: 
   }
 }
 
-const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
+const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
-/** `1m30s` → 90000; undefined for anything else. */
+/** `1m30s` → 90000, `14d`; undefined for anything else. */
 function parseDuration(value: unknown): number | undefined {
-  if (typeof value !== 'string' || !/^(\d+(\.\d+)?(ms|s|m|h))+$/.test(value)) return undefined
-  const parts = [...value.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)]
+  if (typeof value !== 'string' || !/^(\d+(\.\d+)?(ms|s|m|h|d))+$/.test(value)) return undefined
+  const parts = [...value.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g)]
   return parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * (units[unit ?? ''] ?? 0), 0)
 }
 

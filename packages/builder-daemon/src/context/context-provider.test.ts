@@ -69,7 +69,7 @@ function providerOf(
   sources: Record<string, ContextSource> = { '': { kind: 'path', path: root } },
 ): ContextProvider {
   return createContextProvider({
-    ...{ caller, files, ignore: undefined, dockerfile: 'Dockerfile' },
+    ...{ caller, files, ignore: undefined, dockerfile: 'Dockerfile', statTables: '/stat/1' },
     sources: new Map(Object.entries(sources)),
     ...more,
   })

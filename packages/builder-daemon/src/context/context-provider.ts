@@ -26,6 +26,8 @@ export interface ContextSources {
   readonly sources: ReadonlyMap<string, ContextSource>
   /** Lines that came with the request, which then count instead of any file. */
   readonly ignore: { readonly lines: readonly string[]; readonly file: string } | undefined
+  /** Directory where it is remembered what this user's directories held. */
+  readonly statTables: string
   /** Path of the Dockerfile below the build context, when it lies there. */
   readonly dockerfile: string | undefined
 }
@@ -53,13 +55,17 @@ export function createContextProvider(options: ContextSources): ContextProvider 
       const what = name === '' ? 'a build context' : `the build context "${name}"`
       throw new BuilderError('ISB_CONTEXT_INVALID', `the Dockerfile reads ${what}, but none was given`)
     }
-    const handle = await openSource(given, signal)
+    const { handle, isStreamed } = await openSource(given, signal)
     try {
       const ignored = await ignoreOf(name, handle, signal)
       const tree: ContextTree = {
-        root: { access: handle.access, fd: handle.fd, helperOf: handle.helperOf },
+        root: {
+          ...{ access: handle.access, fd: handle.fd, helperOf: handle.helperOf },
+          statTables: isStreamed ? undefined : options.statTables,
+        },
         ignore: ignored?.lines ?? [],
         ignoreFile: ignored?.file,
+        identity: `${handle.identity.dev}:${handle.identity.ino}`,
       }
       return { handle, tree }
     } catch (error) {
@@ -68,15 +74,21 @@ export function createContextProvider(options: ContextSources): ContextProvider 
     }
   }
 
-  async function openSource(source: ContextSource, signal: AbortSignal): Promise<ContextHandle> {
+  async function openSource(
+    source: ContextSource,
+    signal: AbortSignal,
+  ): Promise<{ readonly handle: ContextHandle; readonly isStreamed: boolean }> {
     const { caller, files } = options
     switch (source.kind) {
       case 'path':
-        return await files.openDirectory(caller, source.path, signal)
+        return { handle: await files.openDirectory(caller, source.path, signal), isStreamed: false }
       case 'unpacked':
-        return await source.open(signal)
-      case 'checked':
-        return (await openExpected(source.path, source.expected, signal)) ?? (await source.otherwise(signal))
+        return { handle: await source.open(signal), isStreamed: true }
+      case 'checked': {
+        const handle = await openExpected(source.path, source.expected, signal)
+        if (handle !== undefined) return { handle, isStreamed: false }
+        return { handle: await source.otherwise(signal), isStreamed: true }
+      }
     }
   }
 

@@ -66,6 +66,7 @@ export function createFakeStore(root: string): FakeStore {
     setDiffId: async (id, diffId, tarSize) => {
       records.set(id, { ...find(id), diffId, tarSize })
     },
+    contentIds: async (ids) => ids.map((id) => records.get(id)?.diffId ?? null),
     hold: async (ids) => ids.map(find),
     reportDamage: async (id) => void damaged.add(id),
     directory,

@@ -69,7 +69,7 @@ describe.skipIf(!asRoot)('mkdir -p over layers', () => {
     expect([made.mode & 0o7777, made.uid, made.gid]).toEqual([0o755, 0, 0])
     expect(Math.abs(made.mtimeMs - Date.now())).toBeLessThan(60_000)
     const { created: _, ...seal } = result
-    expect(sealJob({ upper, fixedTime: undefined })).toEqual(seal)
+    expect(sealJob({ upper, fixedTime: undefined, identify: true })).toEqual(seal)
   })
 
   test('a dangling link leads to where the directory is made, never out of the root', () => {

@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
-import type { MakeDirectoryParams, SealResult } from '../ports/layer-worker.js'
+import type { IdentifiedLayer, MakeDirectoryParams } from '../ports/layer-worker.js'
 import { openMerged } from '../system/detached-overlay.js'
 import { AT_FDCWD } from '../system/libc.js'
 import { lstatCanonical, openCanonical, parentOf, resolveInRoot } from '../system/rooted.js'
@@ -20,7 +20,7 @@ import { resolveOwner } from './users.js'
 export function makeDirectoryJob(
   params: MakeDirectoryParams,
   control: JobControl = uncontrolled,
-): { created: boolean } & SealResult {
+): { created: boolean } & IdentifiedLayer {
   if (params.path.includes('\0')) {
     throw new BuilderError('ISB_ARGUMENT_INVALID', 'a path cannot hold a NUL byte')
   }
@@ -30,7 +30,8 @@ export function makeDirectoryJob(
     const owner = ownerOf(params)
     if (owner !== undefined) giveAway(params.upper, owner, found)
   }
-  return { created: !found.exists, ...sealJob({ upper: params.upper, fixedTime: params.fixedTime }, control) }
+  const { upper, fixedTime } = params
+  return { created: !found.exists, ...sealJob({ upper, fixedTime, identify: true }, control) }
 }
 
 interface Found {

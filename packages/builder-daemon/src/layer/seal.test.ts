@@ -41,6 +41,7 @@ describe.skipIf(!asRoot)('an upper becomes a changeset', () => {
       diffId: 'sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef',
       tarSize: 1024,
       entries: 0,
+      contentId: null,
     })
   })
 

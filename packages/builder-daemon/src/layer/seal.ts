@@ -1,13 +1,15 @@
+import { createHash } from 'node:crypto'
 import { readSync } from 'node:fs'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
-import type { SealParams, SealResult } from '../ports/layer-worker.js'
+import type { IdentifiedLayer, SealParams } from '../ports/layer-worker.js'
 import { type JobControl, uncontrolled } from './job-control.js'
+import { createContentIdentity } from './tar/content-id.js'
 import { createTarWriter } from './tar/writer.js'
 import { walkUpper } from './walk.js'
 
 /** Hashes an upper as a canonical layer tar. Nobody may write to it meanwhile. */
-export function sealJob(params: SealParams, control: JobControl = uncontrolled): SealResult {
+export function sealJob(params: SealParams, control: JobControl = uncontrolled): IdentifiedLayer {
   return sealTo(params, control, undefined)
 }
 
@@ -16,15 +18,20 @@ export function sealTo(
   params: SealParams,
   control: JobControl,
   output: ((bytes: Buffer) => void) | undefined,
-): SealResult {
+): IdentifiedLayer {
   const writer = createTarWriter(output)
+  const identity = params.identify ? createContentIdentity() : undefined
   walkUpper(params.upper, params.fixedTime, control, {
     entry(entry, fd) {
       writer.entry(entry)
+      identity?.entry(entry)
       if (fd === undefined || entry.size === 0) return
+      const digest = identity === undefined ? undefined : createHash('sha256')
       const complete = writer.payloadFrom((target, offset, length) => {
         control.check()
-        return readSync(fd, target, offset, length, null)
+        const count = readSync(fd, target, offset, length, null)
+        digest?.update(target.subarray(offset, offset + count))
+        return count
       })
       if (!complete) {
         throw new BuilderError(
@@ -32,7 +39,8 @@ export function sealTo(
           `"/${textOfBytes(entry.path)}" became shorter while the layer was read`,
         )
       }
+      if (digest !== undefined) identity?.content(digest.digest())
     },
   })
-  return writer.finish()
+  return { ...writer.finish(), contentId: identity?.finish() ?? null }
 }

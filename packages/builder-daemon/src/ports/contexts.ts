@@ -6,6 +6,8 @@ export interface ContextTree {
   /** Lines of the ignore file that applies, [] when there is none. */
   readonly ignore: readonly string[]
   readonly ignoreFile: string | undefined
+  /** Of the directory: the same as long as it is the same one, other than that of any other. */
+  readonly identity: string
 }
 
 export interface ContextProvider extends AsyncDisposable {

@@ -36,6 +36,8 @@ export interface SealedLayer {
   readonly tarSize: number | null
   readonly keepsHeaders: boolean
   readonly parentKey: string | null
+  /** See `LayerStore.contentIds`; only where it is known already. */
+  readonly contentId?: string | null
 }
 
 export interface LayerStore {
@@ -53,7 +55,12 @@ export interface LayerStore {
   /** A ready layer with this content that may be used over `parentKey`; protected by `lease` when found. */
   findByDiffId(diffId: DiffId, parentKey: string, lease: Lease): Promise<LayerRecord | undefined>
   /** Records what hashing found out later. */
-  setDiffId(id: LayerId, diffId: DiffId, tarSize: number): Promise<void>
+  setDiffId(id: LayerId, diffId: DiffId, tarSize: number, contentId?: string | null): Promise<void>
+  /**
+   * What layers hold apart from times: equal IDs are equal changesets. For a layer that came from elsewhere
+   * it is the diff ID. null for one that is gone, or that was not hashed for it yet.
+   */
+  contentIds(ids: readonly LayerId[]): Promise<readonly (string | null)[]>
   /** Protects existing layers; fails with ISB_IMAGE_DAMAGED when one is damaged, after verifying suspects. */
   hold(ids: readonly LayerId[], lease: Lease): Promise<readonly LayerRecord[]>
   /** The files are not what the diff ID says: nothing uses the layer until its content is published again. */

@@ -9,7 +9,7 @@ import type { CopyInput } from '../core/plan/plan.js'
  */
 export interface LayerJobs {
   /** Hashes an upper as a canonical layer tar. */
-  seal: { params: SealParams; result: SealResult }
+  seal: { params: SealParams; result: IdentifiedLayer }
   /**
    * Unpacks a layer tar into an empty upper, keeping its headers in `headersFile`. The layers below need not be there
    * yet: without `lowers` it gives undefined, leaving the upper in disorder, as soon as one of them could matter, and
@@ -40,8 +40,10 @@ export interface LayerJobs {
   copy: { params: CopyParams; result: CopyResult }
   /** Content digest of what a COPY or ADD would copy, without copying. */
   digestSources: { params: CopyParams; result: { contentKey: string } }
+  /** What differs between what two copies took; undefined when one of them left no record of it. */
+  explainSources: { params: ExplainSourcesParams; result: SourceChanges | undefined }
   /** mkdir -p inside the root; `created` false when nothing had to be made. */
-  makeDirectory: { params: MakeDirectoryParams; result: { created: boolean } & SealResult }
+  makeDirectory: { params: MakeDirectoryParams; result: { created: boolean } & IdentifiedLayer }
   /** USER or --chown in the image's own passwd and group files. */
   resolveUser: { params: ResolveUserParams; result: ResolveUserResult }
 }
@@ -50,11 +52,17 @@ export interface SealParams {
   readonly upper: string
   /** Seconds since the epoch: every entry's mtime is set to it, on disk and in the tar. */
   readonly fixedTime: number | undefined
+  /** Also find the content ID, which costs a second hash of every file. */
+  readonly identify?: boolean | undefined
 }
 export interface SealResult {
   readonly diffId: DiffId
   readonly tarSize: number
   readonly entries: number
+}
+export interface IdentifiedLayer extends SealResult {
+  /** Digest of the entries without their times; null where nobody asked. */
+  readonly contentId: string | null
 }
 
 export interface ExtractParams {
@@ -185,6 +193,8 @@ export type SourceRoot =
       readonly fd: number
       /** The user whose file systems a job that reads here may have to wait for. */
       readonly helperOf?: number | undefined
+      /** Directory, made when needed, where it is remembered what this user's contexts held when they were read. */
+      readonly statTables?: string | undefined
     }
   | { readonly access: 'layers'; readonly lowers: readonly string[] }
 
@@ -226,8 +236,23 @@ export type ResolvedCopyInput =
       readonly unpack: boolean
     }
 
-export interface CopyResult extends SealResult {
+export interface CopyResult extends IdentifiedLayer {
   readonly contentKey: string
+}
+
+export interface ExplainSourcesParams {
+  /** Files `sources` that `copy` leaves beside the `diff` of a layer. */
+  readonly before: string
+  readonly after: string
+}
+/** Paths relative to the context, sorted, at most five of each kind, and how many there are more. */
+export interface SourceChanges {
+  /** Other content, or there in one of the two only. */
+  readonly files: readonly string[]
+  readonly moreFiles: number
+  /** The same content with another mode or owner. */
+  readonly modes: readonly string[]
+  readonly moreModes: number
 }
 
 export interface MakeDirectoryParams {
@@ -253,6 +278,8 @@ export interface ResolveUserResult {
 export type JobName = keyof LayerJobs
 
 export interface LayerWorkers {
+  /** Jobs that run at the same time; 2 where it is not said. */
+  readonly size?: number
   run<N extends JobName>(
     job: N,
     params: LayerJobs[N]['params'],

@@ -3,6 +3,7 @@ import type { Decoded } from '@isula-build/shared/rpc/codec.js'
 import { controlService } from '@isula-build/shared/rpc/control.js'
 import type { Method, Service } from '@isula-build/shared/rpc/service.js'
 import type { AuditFacts } from '../ports/audit.js'
+import type { PruneEvent } from './cache-requests.js'
 import type { RemoveEvent, StoreEvent, TransferEvent } from './handlers.js'
 
 /** What to note of a request; 'unaudited' for calls that only look at what everybody may see. */
@@ -115,6 +116,10 @@ export function factsOf(path: string, request: unknown): AuditFacts {
 export function removedBy(event: RemoveEvent): readonly string[] {
   if (event.kind === 'untagged') return [event.name]
   return event.kind === 'image-removed' ? [event.reference] : []
+}
+
+export function prunedBy(event: PruneEvent): readonly string[] {
+  return event.kind === 'removed' ? [event.entry.name] : []
 }
 
 export function storedBy(event: StoreEvent): readonly string[] {

@@ -216,11 +216,13 @@ test('requests that are too large, or inflate to what is, are recorded', async (
 
 test('requests that decode and make no sense are recorded with what they say', async () => {
   const client = await serve()
-  await failure(client.unary(builderService.Prune, { keepBytes: -1 }))
+  await failure(drain(client.stream(builderService.Prune, { keepBytes: -1 })))
+  await failure(drain(client.stream(builderService.Prune, { unusedFor: -1 })))
   const { call, responses } = client.duplex(builderService.Build)
   call.write(options('SAY x', { tags: ['t:1'], capAdd: ['everything'] }))
   await failure(drain(responses))
-  expect(await entered(2)).toMatchObject([
+  expect(await entered(3)).toMatchObject([
+    { method: 'Prune', outcome: 'ISB_ARGUMENT_INVALID' },
     { method: 'Prune', outcome: 'ISB_ARGUMENT_INVALID' },
     { method: 'Build', outcome: 'ISB_ARGUMENT_INVALID', images: ['t:1'], caps: ['everything'] },
   ])

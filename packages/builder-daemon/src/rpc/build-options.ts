@@ -5,7 +5,10 @@ import type {
   ContextSource,
   FileDestination,
   Output,
+  CacheSource as WireCacheSource,
+  CacheTarget as WireCacheTarget,
 } from '@isula-build/shared/rpc/build-messages.js'
+import type { CacheSource, CacheTarget } from './cache-requests.js'
 import type { BuildOptions, BuildOutput, ContextOrigin, OutputTarget } from './handlers.js'
 import {
   checkBuildId,
@@ -43,6 +46,7 @@ export function buildOptionsOf(message: BuildOptionsMessage): BuildOptions {
     outputs: message.outputs.map(outputOf),
     iidFile: undefined,
     noCache: message.noCache,
+    noCacheFilter: message.noCacheFilter,
     platforms: message.platforms,
     capAdd: checkCapabilities(message.capAdd),
     proxy: message.proxy,
@@ -53,8 +57,8 @@ export function buildOptionsOf(message: BuildOptionsMessage): BuildOptions {
     fixedTime: checkTime(message.buildTime),
     secrets: secretsOf(message),
     sshAgents: message.sshAgents,
-    cacheFrom: cache?.from ?? [],
-    cacheTo: cache?.to ?? [],
+    cacheFrom: (cache?.from ?? []).map(cacheSource),
+    cacheTo: (cache?.to ?? []).map(cacheTarget),
     pull: pullPolicy(message.pull),
     transfer: transferOptions(message.transfer),
   }
@@ -107,6 +111,34 @@ function namedOutput({ type, name, push }: Output, reference: string): BuildOutp
 export function fileTarget(file: FileDestination): OutputTarget {
   const path = checkPath(file.path, 'output')
   return { kind: 'file', path, parent: identityOf(file.parentDev, file.parentInode) }
+}
+
+function cacheSource({ location }: WireCacheSource): CacheSource {
+  switch (location?.case) {
+    case 'reference':
+      return { kind: 'registry', reference: location.value }
+    case 'directory': {
+      const { path, dev, inode } = location.value
+      return { kind: 'directory', path: checkPath(path, 'cache'), expected: identityOf(dev, inode) }
+    }
+    case undefined:
+      throw invalid('a cache to read has no place')
+  }
+}
+
+function cacheTarget({ location, mode: asked }: WireCacheTarget): CacheTarget {
+  const mode = checkChoice(asked, 'cache mode', ['min', 'max'])
+  switch (location?.case) {
+    case 'reference':
+      return { kind: 'registry', reference: location.value, mode }
+    case 'directory': {
+      const { path, parentDev, parentInode } = location.value
+      const parent = identityOf(parentDev, parentInode)
+      return { kind: 'directory', path: checkPath(path, 'cache'), parent, mode }
+    }
+    case undefined:
+      throw invalid('a cache to write has no place')
+  }
 }
 
 /** No file has inode 0, so it means that the client does not know. */

@@ -159,7 +159,20 @@ describe('Build', () => {
       isolation: 'chroot',
       buildTime: { seconds: 7, nanos: 0 },
       sshAgents: ['default'],
-      cache: { from: ['f'], to: ['t'] },
+      cache: {
+        from: [
+          { location: { case: 'reference', value: 'h/c' } },
+          { location: { case: 'directory', value: { path: '/c', dev: 5n, inode: 6n } } },
+        ],
+        to: [
+          { location: { case: 'reference', value: 'h/c' } },
+          {
+            location: { case: 'directory', value: { path: '/d', parentDev: 7n, parentInode: 8n } },
+            mode: 'max',
+          },
+        ],
+      },
+      noCacheFilter: ['base', '2'],
     })
     expect(core.started[0]?.options).toEqual({
       id: 'id-1',
@@ -203,8 +216,15 @@ describe('Build', () => {
       fixedTime: 7,
       secrets: new Map(),
       sshAgents: ['default'],
-      cacheFrom: ['f'],
-      cacheTo: ['t'],
+      cacheFrom: [
+        { kind: 'registry', reference: 'h/c' },
+        { kind: 'directory', path: '/c', expected: { dev: 5n, ino: 6n } },
+      ],
+      cacheTo: [
+        { kind: 'registry', reference: 'h/c', mode: 'min' },
+        { kind: 'directory', path: '/d', parent: { dev: 7n, ino: 8n }, mode: 'max' },
+      ],
+      noCacheFilter: ['base', '2'],
     })
   })
 

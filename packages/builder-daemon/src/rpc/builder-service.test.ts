@@ -149,8 +149,13 @@ test('the administrative methods pass their answers on', async () => {
     { id: 'b1', state: 'QUEUED' },
   ])
   await client.unary(builderService.CancelBuild, { id: 'b1' })
-  const prune = { all: true, keepBytes: 9, dryRun: true }
-  expect(await client.unary(builderService.Prune, prune)).toEqual({ freedBytes: 3, images: 1, layers: 2 })
+  const prune = { all: true, keepBytes: 9, dryRun: true, unusedFor: 5 }
+  const common = { bytes: 2, usedAt: 1000, owners: [0, 7] }
+  expect(await events(client.stream(builderService.Prune, prune))).toEqual([
+    { case: 'removed', value: { kind: 'LAYER', name: 'l', ...common } },
+    { case: 'removed', value: { kind: 'CACHE_MOUNT', name: 'm', ...common } },
+    { case: 'summary', value: { freedBytes: 9, records: 3, downloads: 5 } },
+  ])
   await client.unary(builderService.Tag, { image: 'a', name: 'b' })
   expect(core.calls).toEqual([
     ['cancel', 'b1'],

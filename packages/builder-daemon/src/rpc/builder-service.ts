@@ -1,14 +1,15 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { errorDetail } from '@isula-build/shared/errors/wire.js'
 import { maxChunk } from '@isula-build/shared/rpc/build-messages.js'
-import { builderService } from '@isula-build/shared/rpc/builder.js'
+import { builderService, type PruneResponse } from '@isula-build/shared/rpc/builder.js'
 import type { Decoded, Encodable } from '@isula-build/shared/rpc/codec.js'
 import type * as wire from '@isula-build/shared/rpc/image-messages.js'
 import { type BoundService, bindService } from './adapter.js'
-import { removedBy, storedBy } from './audit-facts.js'
+import { prunedBy, removedBy, storedBy } from './audit-facts.js'
 import { fileTarget } from './build-options.js'
 import { build } from './builder-build.js'
 import { builderRegistries } from './builder-registries.js'
+import type { PruneEvent } from './cache-requests.js'
 import type {
   ArchiveSource,
   BuilderCore,
@@ -109,9 +110,13 @@ export function createBuilderService(core: BuilderCore): BoundService {
       return {}
     },
 
-    async Prune(request, { caller, signal }) {
+    async *Prune(request, { caller, signal, note }) {
       if (request.keepBytes < 0) throw invalid('the size to keep is negative')
-      return core.prune(request, caller, signal)
+      if (request.unusedFor < 0) throw invalid('the time without use is negative')
+      for await (const event of core.prune(request, caller, signal)) {
+        if (!request.dryRun) note({ results: prunedBy(event) })
+        yield pruneResponse(event)
+      }
     },
   })
 }
@@ -146,6 +151,19 @@ function removeResponse(event: RemoveEvent): Encodable<typeof wire.RemoveRespons
         event: { case: 'failed', value: { image: event.reference, error: errorDetail(event.error) } },
       }
   }
+}
+
+function pruneResponse(event: PruneEvent): Encodable<typeof PruneResponse> {
+  if (event.kind === 'summary') return { event: { case: 'summary', value: event } }
+  const { kind, name, bytes, usedAt, owners } = event.entry
+  const value = {
+    kind: kind === 'layer' ? ('LAYER' as const) : ('CACHE_MOUNT' as const),
+    name,
+    bytes,
+    usedAt,
+    owners,
+  }
+  return { event: { case: 'removed', value } }
 }
 
 function storeResponse(event: StoreEvent): Encodable<typeof wire.LoadResponse> {

@@ -44,6 +44,7 @@ export function controlBuildOptions(request: Request, decrypt: (hex: string) => 
     outputs: request.output === '' ? [] : [outputOf(request.output)],
     iidFile: request.iidfile === '' ? undefined : checkPath(request.iidfile, 'iidfile'),
     noCache: false,
+    noCacheFilter: [],
     platforms: [],
     capAdd: checkCapabilities(request.capAddList),
     proxy: request.proxy,

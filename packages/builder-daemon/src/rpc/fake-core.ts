@@ -2,6 +2,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Caller } from '../ports/caller.js'
 import type { ImageSummary } from '../ports/image-store.js'
+import type { PruneEvent } from './cache-requests.js'
 import { createChannel } from './channel.js'
 import type {
   BuildClient,
@@ -186,9 +187,12 @@ export function createFakeCore(
       calls.push(['cancel', id])
       return Promise.resolve()
     },
-    prune(request) {
+    async *prune(request): AsyncGenerator<PruneEvent> {
       calls.push(['prune', request])
-      return Promise.resolve({ freedBytes: 3, images: 1, layers: 2 })
+      const common = { owners: [0, 7], bytes: 2, usedAt: 1000 }
+      yield { kind: 'removed', entry: { kind: 'layer', key: 'l', name: 'l', ...common } }
+      yield { kind: 'removed', entry: { kind: 'mount', key: '7/x', name: 'm', ...common } }
+      yield { kind: 'summary', freedBytes: 9, records: 3, downloads: 5 }
     },
     decrypt: (hex) => Buffer.from(hex, 'hex').toString('utf8'),
   }

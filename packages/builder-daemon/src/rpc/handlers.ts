@@ -3,6 +3,7 @@ import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Caller } from '../ports/caller.js'
 import type { ImageSummary } from '../ports/image-store.js'
 import type { Credentials } from '../ports/registry.js'
+import type { CacheSource, CacheTarget, PruneEvent, PruneRequest } from './cache-requests.js'
 import type { DaemonInfo, DaemonVersion } from './daemon-facts.js'
 
 /**
@@ -76,7 +77,11 @@ export interface BuilderCore {
   builds(caller: Caller): Promise<readonly BuildSummary[]>
   /** Fails with ISB_ARGUMENT_INVALID when the caller may see no such build. */
   cancelBuild(id: string, caller: Caller): Promise<void>
-  prune(request: PruneRequest, caller: Caller, signal: AbortSignal): Promise<PruneResult>
+  /**
+   * Removes build cache that neither an image uses nor an operation holds: root everybody's, others what is theirs alone.
+   * The summary comes last.
+   */
+  prune(request: PruneRequest, caller: Caller, signal: AbortSignal): AsyncIterable<PruneEvent>
   /** Hex of RSA-OAEP-SHA512 with the daemon's key. Fails with ISB_ARGUMENT_INVALID. */
   decrypt(hex: string): string
 }
@@ -99,6 +104,8 @@ export interface BuildOptions {
   /** Only for clients that leave writing it to the daemon. */
   readonly iidFile: string | undefined
   readonly noCache: boolean
+  /** Stages whose steps are not taken from the cache: names (of any case) or indexes; perhaps of no stage. */
+  readonly noCacheFilter: readonly string[]
   /** What to build for; [] is the daemon's own platform, several make a list under the tags. */
   readonly platforms: readonly string[]
   readonly capAdd: readonly string[]
@@ -113,8 +120,8 @@ export interface BuildOptions {
   readonly secrets: ReadonlyMap<string, Uint8Array>
   /** IDs for `BuildClient.openAgent`. */
   readonly sshAgents: readonly string[]
-  readonly cacheFrom: readonly string[]
-  readonly cacheTo: readonly string[]
+  readonly cacheFrom: readonly CacheSource[]
+  readonly cacheTo: readonly CacheTarget[]
   /** Which base images are asked for at their registries. */
   readonly pull: PullPolicy
   readonly transfer: TransferOptions
@@ -381,18 +388,4 @@ export interface PushListRequest {
   /** Remove the local list afterwards. */
   readonly purge: boolean
   readonly transfer: TransferOptions
-}
-
-export interface PruneRequest {
-  /** Also what later builds would reuse. */
-  readonly all: boolean
-  /** Stop when the store is not larger than this, bytes. */
-  readonly keepBytes: number
-  readonly dryRun: boolean
-}
-
-export interface PruneResult {
-  readonly freedBytes: number
-  readonly images: number
-  readonly layers: number
 }

@@ -32,6 +32,8 @@ export interface BuildDeps {
   readonly privileges: PrivilegePolicy
   readonly follow: FollowSpool
   readonly run: RunSession
+  /** Hears of every build that is over. */
+  readonly onEnd: () => void
   /** RUN output of a build lies in a directory of its own below this one. */
   readonly spoolRoot: string
 }
@@ -77,7 +79,7 @@ export function createBuildOperations(deps: BuildDeps): BuildOperations {
     active.add(build)
     const spools = createSpools(deps.spoolRoot)
     const session = { id, options, names, client, caller, progress, spools: spools.directory, signal: stop }
-    void admit(build, session).then(ended.resolve, ended.reject).finally(spools.ended)
+    void admit(build, session).then(ended.resolve, ended.reject).finally(spools.ended).finally(deps.onEnd)
     const events = (watching: AbortSignal) => spools.watch(progress.events(watching))
     return { id, events, result: ended.promise }
   }
@@ -117,9 +119,12 @@ function requireAllowed(options: BuildOptions, caller: Caller, policy: Privilege
   requireCapabilities(options.capAdd)
   if (options.capAdd.length > 0) requirePrivilege(caller, policy, '--cap-add')
   if (options.isolation === 'chroot') requirePrivilege(caller, policy, '--isolation chroot')
-  if (options.cacheFrom.length > 0 || options.cacheTo.length > 0) {
-    throw new BuilderError('ISB_UNSUPPORTED', 'importing and exporting the build cache is not supported yet')
-  }
+  refuseCaches(options)
+}
+
+function refuseCaches({ cacheFrom, cacheTo }: BuildOptions): void {
+  if (cacheFrom.length === 0 && cacheTo.length === 0) return
+  throw new BuilderError('ISB_UNSUPPORTED', 'importing and exporting the build cache is not supported yet')
 }
 
 /** As the original names it: digest of the Dockerfile and the time. */

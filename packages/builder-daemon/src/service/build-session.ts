@@ -1,12 +1,13 @@
-import { createHmac } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
+import { createHash, createHmac } from 'node:crypto'
 import { open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { runBuild } from '../core/build/build.js'
+import type { SessionEnvironment } from '../core/build/plan-environment.js'
 import type { BuildProgress } from '../core/build/progress.js'
 import { proxyArguments } from '../core/plan/options.js'
 import type { Platform, VertexId } from '../core/plan/plan.js'
-import type { BuildEnvironment, ExecutionPorts } from '../core/solve/environment.js'
+import type { ExecutionPorts, Executions } from '../core/solve/environment.js'
+import { createSharedLease } from '../core/solve/shared-lease.js'
 import type { Caller } from '../ports/caller.js'
 import type { Clock } from '../ports/clock.js'
 import type { ContextProvider } from '../ports/contexts.js'
@@ -20,9 +21,11 @@ import { requireListOutputs } from './list-outputs.js'
 import { ownedImages } from './owned-images.js'
 import { buildPlatforms, planOptions } from './plan-options.js'
 import { isPrivileged, type PrivilegePolicy } from './privileges.js'
+import { createRunOutput } from './run-output.js'
 
 export interface SessionDeps {
   readonly ports: ExecutionPorts
+  readonly executions: Executions
   readonly images: ImageStore
   readonly clock: Clock
   readonly platform: Platform
@@ -72,20 +75,27 @@ const tailBytes = 8192
 
 /** One build from its admission to its outputs; everything it held is released when it returns. */
 export function createRunSession(deps: SessionDeps): RunSession {
+  let builds = 0
   return async (session) => {
     const { options, client, caller, progress, signal } = session
+    const order = builds++
     const { layers } = deps.ports
     const platforms = buildPlatforms(options, deps.platform)
     if (platforms.length > 1) requireListOutputs(options.outputs)
     const lease = await layers.acquireLease({ uid: caller.uid, purpose: `build ${session.id}` })
+    const shared = createSharedLease(lease, () => layers.releaseLease(lease))
+    const release = shared.retain()
+    const over = new AbortController()
     try {
       await using contexts = deps.openContexts({ options, client, caller, lease })
       await using agents = createAgentSockets({
         ...{ ids: options.sshAgents, client, log: deps.ports.log },
         directory: join(deps.agentRoot, basename(session.spools)),
       })
-      const environment = (sealed: ReadonlySet<VertexId>): BuildEnvironment => ({
-        ...{ ports: deps.ports, buildId: session.id, uid: caller.uid, lease, progress, contexts, sealed },
+      const environment = (sealed: ReadonlySet<VertexId>): SessionEnvironment => ({
+        ...{ ports: deps.ports, executions: deps.executions, buildId: session.id, uid: caller.uid, order },
+        ...{ lease, retainLease: shared.retain, progress, contexts, sealed },
+        signal: AbortSignal.any([signal, over.signal]),
         noCache: options.noCache,
         fixedTime: options.fixedTime,
         addCapabilities: options.capAdd,
@@ -97,8 +107,8 @@ export function createRunSession(deps: SessionDeps): RunSession {
           createHmac('sha256', deps.secretKey).update(`${caller.uid}\0`).update(content).digest('hex'),
         ssh: agents,
         insecureAllowed: isPrivileged(caller, deps.privileges),
-        spool: (step) => emptyFile(join(session.spools, String(step))),
-        spoolTail,
+        output: createRunOutput(session.spools),
+        outputTail,
       })
       const images = ownedImages(deps.images, caller)
       const records = await runBuild(
@@ -107,6 +117,8 @@ export function createRunSession(deps: SessionDeps): RunSession {
           plans: platforms.map((platform) => planOptions(options, platform, deps.platform)),
           names: session.names,
           layers: options.layers,
+          noCacheFilter: options.noCacheFilter,
+          project: projectOf(options),
         },
         {
           images,
@@ -128,7 +140,8 @@ export function createRunSession(deps: SessionDeps): RunSession {
       await deps.writeOutputs({ ...finished, record })
       return outcome(record)
     } finally {
-      await layers.releaseLease(lease)
+      over.abort()
+      await release()
     }
   }
 }
@@ -137,13 +150,14 @@ function outcome(record: ImageRecord): BuildOutcome {
   return { imageId: record.id, names: record.names }
 }
 
-/** Watchers follow the file from the start of its step on. */
-function emptyFile(path: string): string {
-  writeFileSync(path, '', { mode: 0o600 })
-  return path
+/** Builds of the same Dockerfile, context and target are of one project. */
+function projectOf({ context, dockerfile, target }: BuildOptions): string {
+  const place = context.kind === 'directory' ? context.path : context.kind
+  const facts = JSON.stringify([place, dockerfile.name, target ?? ''])
+  return createHash('sha256').update(facts).digest('hex')
 }
 
-async function spoolTail(path: string): Promise<readonly string[]> {
+async function outputTail(path: string): Promise<readonly string[]> {
   const file = await open(path, 'r').catch(() => undefined)
   if (file === undefined) return []
   try {

@@ -2,13 +2,13 @@ import type { DaemonConfig } from '../config/daemon-config.js'
 import type { TransportKey } from '../config/transport-key.js'
 import type { ImageStore } from '../ports/image-store.js'
 import type { ManifestListStore } from '../ports/manifest-lists.js'
-import type { BuilderCore, PruneResult } from '../rpc/handlers.js'
+import type { BuilderCore } from '../rpc/handlers.js'
 import { type ArchiveDeps, importImage, loadImages } from './archive-operations.js'
 import type { BuildOperations } from './build-operations.js'
+import type { CacheCollector } from './cache-collector.js'
 import { listImages, removeImages, tagImage } from './image-operations.js'
 import { daemonInfo, daemonVersion } from './information.js'
 import { createListOperations } from './list-operations.js'
-import { requirePrivilege } from './privileges.js'
 import { pullToStore } from './pull-operations.js'
 import type { PushDeps } from './push-operations.js'
 import { saveImages } from './save-operations.js'
@@ -22,7 +22,7 @@ export interface CoreDeps {
   readonly builds: BuildOperations
   readonly key: TransportKey
   readonly transfers: PushDeps & { readonly logins: Pick<BuilderCore, 'login' | 'logout'> }
-  readonly prune: () => Promise<{ readonly layers: number; readonly bytes: number }>
+  readonly collector: Pick<CacheCollector, 'prune'>
 }
 
 /** Everything the edges can ask for, as one table. */
@@ -43,11 +43,7 @@ export function createBuilderCore(deps: CoreDeps): BuilderCore {
     version: () => daemonVersion(deps.buildInfo),
     builds: async (caller) => builds.active.visibleTo(caller),
     cancelBuild: async (id, caller) => builds.active.cancel(id, caller),
-    async prune(_request, caller): Promise<PruneResult> {
-      requirePrivilege(caller, { uids: [], gids: [] }, 'collecting the whole store')
-      const { layers, bytes } = await deps.prune()
-      return { freedBytes: bytes, images: 0, layers }
-    },
+    prune: (request, caller, signal) => deps.collector.prune(request, caller, signal),
     decrypt: (hex) => deps.key.decrypt(hex),
   }
 }

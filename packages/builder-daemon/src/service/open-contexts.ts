@@ -13,6 +13,8 @@ export interface ContextDeps {
   readonly files: CallerFiles
   readonly layers: LayerStore
   readonly workers: LayerWorkers
+  /** What contexts held lies below, by the uid of whose they are. */
+  readonly statTables: string
 }
 
 interface ContextCall {
@@ -38,6 +40,7 @@ export function createContextOpener(deps: ContextDeps): (call: ContextCall) => C
       caller,
       files: deps.files,
       sources,
+      statTables: join(deps.statTables, String(caller.uid)),
       ignore:
         ignoreFile === undefined
           ? undefined

@@ -26,6 +26,8 @@ export const defaultBlobFileLimits: BlobFileLimits = { ageMs: 86_400_000, bytes:
 export interface LocalBlobFiles extends BlobFiles {
   /** Removes what the limits allow, with `all` everything that nobody holds; gives the bytes. */
   sweep(all?: boolean): Promise<number>
+  /** What `sweep` of everything would remove, bytes. */
+  unusedBytes(): Promise<number>
   /** Waits for removals that are under way. */
   idle(): Promise<void>
 }
@@ -242,6 +244,11 @@ export function createBlobFiles(deps: {
     }
   }
 
+  const unusedBytes = async (): Promise<number> =>
+    (await listBlobFiles(layout.downloads))
+      .filter(({ path, key }) => !created.has(path) && (key === undefined || !entries.has(key)))
+      .reduce((sum, { size }) => sum + size, 0)
+
   const sweep = async (all = false): Promise<number> => {
     const files = (await listBlobFiles(layout.downloads)).filter(({ path }) => !created.has(path))
     let kept = 0
@@ -275,6 +282,7 @@ export function createBlobFiles(deps: {
     create,
     release,
     sweep,
+    unusedBytes,
     async idle() {
       while (removals.size > 0) await Promise.all(removals)
     },

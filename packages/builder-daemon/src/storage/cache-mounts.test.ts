@@ -3,30 +3,47 @@ import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import type { CacheMount, CacheMounts } from '../ports/cache-mounts.js'
-import { createCacheMounts } from './cache-mounts.js'
+import type { CacheMount, CacheMountRequest, CacheMounts } from '../ports/cache-mounts.js'
+import { openCacheMounts } from './cache-mounts.js'
 
-type Request = Parameters<CacheMounts['acquire']>[1]
+/** One mount of a RUN that has no other. */
+interface Mounted extends CacheMount {
+  release(): Promise<void>
+}
 
 const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
 const never = new AbortController().signal
 let dataRoot = ''
 let mounts: CacheMounts
 
-beforeEach(() => {
+const discard = async (path: string): Promise<void> => rmSync(path, { recursive: true, force: true })
+
+beforeEach(async () => {
   dataRoot = mkdtempSync(join(tmpdir(), 'isula-cache-mounts-'))
-  mounts = createCacheMounts(dataRoot)
+  mounts = await openCacheMounts(dataRoot, discard)
 })
 afterEach(() => rmSync(dataRoot, { recursive: true, force: true }))
 
-function acquire(
+async function acquire(
   id: string,
-  sharing: Request['sharing'],
-  more: { uid?: number; signal?: AbortSignal; mode?: number } = {},
-): Promise<CacheMount> {
-  const { uid = 7, signal = never, mode = 0o755 } = more
-  return mounts.acquire(uid, { id, sharing, mode, ...owner }, signal)
+  sharing: CacheMountRequest['sharing'],
+  more: { uid?: number; signal?: AbortSignal; mode?: number; from?: CacheMounts } = {},
+): Promise<Mounted> {
+  const { uid = 7, signal = never, mode = 0o755, from = mounts } = more
+  const held = await from.acquire(uid, [{ id, sharing, mode, ...owner }], signal)
+  const [mount] = held.mounts
+  if (mount === undefined) throw new Error('a request without a mount')
+  const release = async (): Promise<void> => {
+    await held[Symbol.asyncDispose]()
+  }
+  return { ...mount, release }
 }
+
+const requests = (...texts: readonly string[]): readonly CacheMountRequest[] =>
+  texts.map((text) => {
+    const [id = '', sharing = 'shared'] = text.split(' ')
+    return { id, sharing: sharing as CacheMountRequest['sharing'], mode: 0o755, ...owner }
+  })
 
 /** Whether it settles while everything that can happen by itself happens. */
 async function waits(promise: Promise<unknown>): Promise<boolean> {
@@ -43,8 +60,8 @@ async function seed(id: string): Promise<string> {
 test('a seeded directory is found again, also by another daemon', async () => {
   const path = await seed('a')
   writeFileSync(join(path, 'content'), 'x')
-  for (const again of [mounts, createCacheMounts(dataRoot)]) {
-    const mount = await again.acquire(7, { id: 'a', sharing: 'shared', mode: 0o700, ...owner }, never)
+  for (const from of [mounts, await openCacheMounts(dataRoot, discard)]) {
+    const mount = await acquire('a', 'shared', { mode: 0o700, from })
     expect([mount.path, mount.fresh]).toEqual([path, false])
     expect(existsSync(join(path, 'content'))).toBe(true)
     await mount.release()
@@ -151,11 +168,7 @@ test('a directory that was not seeded to its end is made anew', async () => {
   const second = await waiting
   expect([second.path, second.fresh]).toEqual([first.path, true])
   expect(existsSync(join(second.path, 'half'))).toBe(false)
-  const later = await createCacheMounts(dataRoot).acquire(
-    7,
-    { id: 'a', sharing: 'locked', mode: 0o755, ...owner },
-    never,
-  )
+  const later = await acquire('a', 'locked', { from: await openCacheMounts(dataRoot, discard) })
   expect(later.fresh).toBe(true)
 })
 
@@ -165,4 +178,50 @@ test('a directory that cannot be made locks nobody out', async () => {
   await expect(acquire('a', 'locked')).rejects.toThrow(/EEXIST|ENOTDIR/)
   rmSync(join(dataRoot, 'cache-mounts/7'))
   expect((await acquire('a', 'locked')).fresh).toBe(true)
+})
+
+test('all mounts of a RUN are locked at once, and nobody holds one while he waits for another', async () => {
+  for (const id of ['a', 'b']) await seed(id)
+  const holder = await acquire('b', 'locked')
+  const both = mounts.acquire(7, requests('a locked', 'b locked'), never)
+  expect(await waits(both)).toBe(true)
+  // A lock that is free now is promised to the one who came before.
+  const late = acquire('a', 'locked')
+  expect(await waits(late)).toBe(true)
+  await holder.release()
+  const { mounts: got, [Symbol.asyncDispose]: release } = await both
+  expect(got.map(({ fresh }) => fresh)).toEqual([false, false])
+  await release()
+  await (await late).release()
+})
+
+test('an id that a RUN mounts twice is one directory, as strict as its strictest mount', async () => {
+  await seed('a')
+  const held = await mounts.acquire(7, requests('a shared', 'b shared', 'a locked'), never)
+  const [one, other, again] = held.mounts
+  expect([one?.path === again?.path, one?.path === other?.path]).toEqual([true, false])
+  expect(await waits(acquire('a', 'shared').then(({ release }) => release()))).toBe(true)
+  await held[Symbol.asyncDispose]()
+})
+
+test('those who come to share do not overtake one who wants it alone', async () => {
+  await seed('a')
+  const sharing = await acquire('a', 'shared')
+  const alone = acquire('a', 'locked')
+  const later = acquire('a', 'shared')
+  expect(await waits(later)).toBe(true)
+  await sharing.release()
+  expect(await waits(later)).toBe(true)
+  await (await alone).release()
+  await (await later).release()
+})
+
+test('a daemon that was killed has left no directory of one RUN alone', async () => {
+  await seed('a')
+  const first = await acquire('a', 'private')
+  const own = await acquire('a', 'private')
+  writeFileSync(join(own.path, 'content'), 'x')
+  const next = await openCacheMounts(dataRoot, discard)
+  expect([existsSync(first.path), existsSync(own.path)]).toEqual([true, false])
+  expect((await acquire('a', 'private', { from: next })).path).toBe(first.path)
 })

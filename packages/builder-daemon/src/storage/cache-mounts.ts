@@ -1,99 +1,167 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { chmodSync, chownSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import type { CacheMount, CacheMounts } from '../ports/cache-mounts.js'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { chmod, chown, mkdir, stat, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import type { CacheMount, CacheMountRequest, CacheMounts } from '../ports/cache-mounts.js'
+import { createFairLocks } from './fair-locks.js'
+import type { Trash } from './trash.js'
 
-interface Lock {
-  /** Users of the directory now; -1 when one holds it alone. */
-  holders: number
-  readonly waiting: (() => void)[]
+/** A directory and the ID that a RUN knows it by. */
+export interface UsedMount {
+  readonly name: string
+  readonly id: string
 }
 
-interface Held {
-  /** From alone to one of many. */
-  share(): void
-  leave(): void
+export interface LocalCacheMounts extends CacheMounts {
+  /** Absolute path; a directory is at `<uid>/<name>` below it. */
+  readonly root: string
+  /** Those that nobody holds or waits for; `changedAt` of the directory, milliseconds since the epoch. */
+  unused(): Promise<readonly { readonly uid: number; readonly name: string; readonly changedAt: number }[]>
+  /** Throws `<uid>/<name>` away; false when somebody holds it or waits for it, or it is not there. */
+  remove(key: string): Promise<boolean>
 }
+
+/** One directory that a RUN wants, perhaps for several of its mounts. */
+interface Wanted {
+  readonly request: CacheMountRequest
+  readonly path: string
+  /** Made for this RUN alone. */
+  readonly isExtra: boolean
+}
+
+const strictness = ['shared', 'private', 'locked'] as const
 
 /**
  * `<dataroot>/cache-mounts/<uid>/<sha256 of the id>/`: the id is hashed, so that no id names a path. Beside a
- * directory that was not seeded lies `<name>.unseeded`; it is made anew. Locks are in memory: they end
- * with the daemon.
+ * directory that was not seeded lies `<name>.unseeded`; it is made anew. `<name>-<random>` are those that RUNs have for
+ * themselves. Locks are in memory: they end with the daemon. `used` hears of directories that a RUN gives back.
  */
-export function createCacheMounts(dataRoot: string): CacheMounts {
-  const locks = new Map<string, Lock>()
+export async function openCacheMounts(
+  dataRoot: string,
+  discard: Trash['discard'],
+  used: (uid: number, mounts: readonly UsedMount[]) => void = () => undefined,
+): Promise<LocalCacheMounts> {
+  const root = join(dataRoot, 'cache-mounts')
+  const locks = createFairLocks()
+  await discardExtras(root, discard)
 
-  function directory(uid: number, id: string): string {
-    return join(dataRoot, 'cache-mounts', String(uid), createHash('sha256').update(id).digest('hex'))
+  function wanted(uid: number, request: CacheMountRequest): Wanted {
+    const path = join(root, String(uid), createHash('sha256').update(request.id).digest('hex'))
+    const isExtra = request.sharing === 'private' && !locks.isFree(path)
+    return { request, path: isExtra ? `${path}-${randomBytes(8).toString('hex')}` : path, isExtra }
   }
 
-  function lockOf(path: string): Lock {
-    const known = locks.get(path)
-    if (known !== undefined) return known
-    const lock: Lock = { holders: 0, waiting: [] }
-    locks.set(path, lock)
-    return lock
-  }
-
-  async function enter(path: string, wantsAlone: () => boolean, signal: AbortSignal): Promise<Held> {
-    let lock = lockOf(path)
-    while (wantsAlone() ? lock.holders !== 0 : lock.holders < 0) {
-      await wakened(lock, signal)
-      lock = lockOf(path)
-    }
-    lock.holders = wantsAlone() ? -1 : lock.holders + 1
-    const held = lock
-    const wakeAll = (): void => {
-      for (const wake of held.waiting.splice(0)) wake()
-    }
-    return {
-      share() {
-        held.holders = 1
-        wakeAll()
-      },
-      leave() {
-        held.holders = held.holders < 0 ? 0 : held.holders - 1
-        if (held.holders === 0) locks.delete(path)
-        wakeAll()
-      },
-    }
+  async function make({ path, request }: Wanted): Promise<void> {
+    await mkdir(join(path, '..'), { recursive: true, mode: 0o700 })
+    await writeFile(unseeded(path), '', { mode: 0o600 })
+    await discard(path)
+    await mkdir(path, { mode: 0o700 })
+    await chown(path, request.uid, request.gid)
+    await chmod(path, request.mode)
   }
 
   return {
-    async acquire(uid, mount, signal): Promise<CacheMount> {
-      const path = directory(uid, mount.id)
-      const lock = locks.get(path)
-      if (mount.sharing === 'private' && lock !== undefined && lock.holders !== 0) {
-        const own = `${path}-${randomBytes(8).toString('hex')}`
-        make(own, mount)
-        const release = async (): Promise<void> => {
-          rmSync(own, { recursive: true, force: true })
-          rmSync(unseeded(own), { force: true })
+    async acquire(uid, requests, signal) {
+      const byId = new Map<string, Wanted>()
+      for (const request of strictest(requests)) byId.set(request.id, wanted(uid, request))
+      const all = [...byId.values()]
+      const held = await locks.acquire(
+        all.map(({ path, request }) => ({
+          name: path,
+          // Nobody may look into a directory that is still being seeded.
+          isExclusive: () => request.sharing !== 'shared' || !isReady(path),
+        })),
+        signal,
+      )
+      const release = async (): Promise<void> => {
+        try {
+          for (const { path } of all.filter(({ isExtra }) => isExtra)) {
+            await discard(path)
+            await discard(unseeded(path))
+          }
+        } finally {
+          used(uid, all.filter(({ isExtra }) => !isExtra).map(usedMount))
+          held.release()
         }
-        return { path: own, fresh: true, seeded: () => undefined, release }
       }
-      const alone = mount.sharing !== 'shared'
-      // Nobody may look into a directory that is still being seeded.
-      const held = await enter(path, () => alone || !isReady(path), signal)
       try {
-        if (isReady(path))
-          return { path, fresh: false, seeded: () => undefined, release: async () => held.leave() }
-        make(path, mount)
+        const mounts = new Map<string, CacheMount>()
+        for (const entry of all) {
+          const { path, request } = entry
+          const fresh = !isReady(path)
+          if (fresh) await make(entry)
+          const seeded = (): void => {
+            if (!fresh) return
+            rmSync(unseeded(path), { force: true })
+            if (request.sharing === 'shared') held.share(path)
+          }
+          mounts.set(request.id, { path, fresh, seeded })
+        }
+        return {
+          mounts: requests.flatMap(({ id }) => mounts.get(id) ?? []),
+          [Symbol.asyncDispose]: release,
+        }
       } catch (error) {
-        held.leave()
+        await release()
         throw error
       }
-      return {
-        ...{ path, fresh: true },
-        seeded() {
-          rmSync(unseeded(path), { force: true })
-          if (!alone) held.share()
-        },
-        release: async () => held.leave(),
+    },
+
+    root,
+
+    async unused() {
+      const found: { readonly uid: number; readonly name: string; readonly changedAt: number }[] = []
+      for (const user of namesBelow(root).filter((name) => /^\d+$/.test(name))) {
+        for (const name of namesBelow(join(root, user)).filter((entry) => directoryName.test(entry))) {
+          const path = join(root, user, name)
+          if (!locks.isFree(path)) continue
+          const { mtimeMs } = await stat(path)
+          found.push({ uid: Number(user), name, changedAt: Math.round(mtimeMs) })
+        }
+      }
+      return found
+    },
+
+    async remove(key) {
+      const path = join(root, key)
+      if (!locks.isFree(path) || !existsSync(path)) return false
+      // Nobody came in between, so it is had at once.
+      const held = await locks.acquire([{ name: path, isExclusive: () => true }], never)
+      try {
+        await discard(path)
+        await discard(unseeded(path))
+        return true
+      } finally {
+        held.release()
       }
     },
   }
+}
+
+const never = new AbortController().signal
+
+/** SHA-256 in hex; other entries are not seeded, or made for one RUN. */
+const directoryName = /^[0-9a-f]{64}$/
+
+function usedMount({ path, request }: Wanted): UsedMount {
+  return { name: basename(path), id: request.id }
+}
+
+function namesBelow(directory: string): readonly string[] {
+  return existsSync(directory) ? readdirSync(directory) : []
+}
+
+/** One request for each id. */
+function strictest(requests: readonly CacheMountRequest[]): readonly CacheMountRequest[] {
+  const byId = new Map<string, CacheMountRequest>()
+  for (const request of requests) {
+    const other = byId.get(request.id)
+    if (other === undefined) byId.set(request.id, request)
+    else if (strictness.indexOf(request.sharing) > strictness.indexOf(other.sharing)) {
+      byId.set(request.id, { ...other, sharing: request.sharing })
+    }
+  }
+  return [...byId.values()]
 }
 
 const unseeded = (path: string): string => `${path}.unseeded`
@@ -102,28 +170,12 @@ function isReady(path: string): boolean {
   return existsSync(path) && !existsSync(unseeded(path))
 }
 
-/** Empty, marked as not seeded; what an earlier attempt left is thrown away. */
-function make(path: string, mount: { mode: number; uid: number; gid: number }): void {
-  mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 })
-  writeFileSync(unseeded(path), '', { mode: 0o600 })
-  rmSync(path, { recursive: true, force: true })
-  mkdirSync(path, { mode: 0o700 })
-  chownSync(path, mount.uid, mount.gid)
-  chmodSync(path, mount.mode)
-}
-
-function wakened(lock: Lock, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted()
-  return new Promise<void>((resolve, reject) => {
-    const onAbort = (): void => {
-      lock.waiting.splice(lock.waiting.indexOf(wake), 1)
-      reject(new BuilderError('ISB_CANCELLED', 'the build was cancelled while it waited for a cache mount'))
-    }
-    const wake = (): void => {
-      signal.removeEventListener('abort', onAbort)
-      resolve()
-    }
-    signal.addEventListener('abort', onAbort, { once: true })
-    lock.waiting.push(wake)
-  })
+/** What RUNs of an earlier daemon had for themselves. */
+async function discardExtras(root: string, discard: Trash['discard']): Promise<void> {
+  if (!existsSync(root)) return
+  const users = readdirSync(root, { withFileTypes: true }).filter((entry) => entry.isDirectory())
+  for (const { name: user } of users) {
+    const extras = readdirSync(join(root, user)).filter((name) => name.includes('-'))
+    for (const name of extras) await discard(join(root, user, name))
+  }
 }

@@ -11,7 +11,7 @@ export const defaultLimits: CollectLimits = {
   cacheMs: 14 * 86_400_000,
 }
 
-export interface Pruned {
+export interface Collection {
   readonly layers: number
   /** Sum of their layer tars, as far as known, bytes. */
   readonly bytes: number
@@ -23,10 +23,7 @@ export interface Pruned {
  * References are never counted, only looked up, so a crash leaves nothing to repair.
  */
 export interface Collector {
-  /** What the limits allow. */
-  collect(): Promise<Pruned>
-  /** Everything that is not in use, now, with the cache records that point to it. */
-  prune(): Promise<Pruned>
+  collect(): Promise<Collection>
 }
 
 export function createCollector(deps: {
@@ -37,13 +34,14 @@ export function createCollector(deps: {
   readonly limits: CollectLimits
 }): Collector {
   const { database, trash, clock, log } = deps
-  const run = async (limits: CollectLimits | null): Promise<Pruned> => {
-    const collected = await database.write('collect', { now: clock.now(), limits })
-    await trash.retire(collected.layers)
-    const { bytes, cacheRecords } = collected
-    const pruned = { layers: collected.layers.length, bytes, cacheRecords }
-    if (pruned.layers + pruned.cacheRecords > 0) log.info('store.collected', { ...pruned })
-    return pruned
+  return {
+    async collect() {
+      const collected = await database.write('collect', { now: clock.now(), limits: deps.limits })
+      await trash.retire(collected.layers)
+      const { bytes, cacheRecords } = collected
+      const collection = { layers: collected.layers.length, bytes, cacheRecords }
+      if (collection.layers + collection.cacheRecords > 0) log.info('store.collected', { ...collection })
+      return collection
+    },
   }
-  return { collect: () => run(deps.limits), prune: () => run(null) }
 }

@@ -213,7 +213,7 @@ export function createImageStore(deps: {
   }
 
   const removeNow = async (imageId: string, by = 0, name?: string): Promise<RemovedName> => {
-    const { removed, retired } = await database.write('removeImage', { imageId, by, name })
+    const { removed, retired } = await database.write('removeImage', { imageId, by, name, now: clock.now() })
     if (!removed.removedImage) return removed
     try {
       await rm(join(layout.blobs, imageId), { force: true })

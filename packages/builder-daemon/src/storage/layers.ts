@@ -14,7 +14,7 @@ import { layerRecord } from './layer-record.js'
 import { type Layout, layerDirectory, linkName } from './layout.js'
 import { createPublisher } from './publish.js'
 import type { Trash } from './trash.js'
-import { type LayerRow, layerRow, layersByDiffId } from './writes/layers.js'
+import { type LayerRow, layerContents, layerRow, layersByDiffId } from './writes/layers.js'
 
 export interface LayerStoreDeps {
   readonly layout: Layout
@@ -144,14 +144,18 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     await database.write('markDamaged', { ids: [id] })
   }
 
-  const setDiffId = async (id: LayerId, diffId: DiffId, tarSize: number): Promise<void> => {
-    await trash.retire(await database.write('setDiffId', { id, diffId, tarSize }))
+  const setDiffId: LayerStore['setDiffId'] = async (id, diffId, tarSize, contentId) => {
+    const now = deps.clock.now()
+    const params = { id, diffId, tarSize, contentId: contentId ?? null, now }
+    await trash.retire(await database.write('setDiffId', params))
     const row = layerRow(database.read, id)
     if (row === undefined) return
     await attempt('recording a diff ID', () =>
       writeMeta(layerDirectory(layout, id), { ...layerRecord(row), publishedAt: deps.clock.now() }),
     )
   }
+
+  const contentIds: LayerStore['contentIds'] = async (ids) => layerContents(database.read, ids)
 
   return {
     acquireLease,
@@ -161,6 +165,7 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     abandon,
     findByDiffId,
     setDiffId,
+    contentIds,
     hold,
     reportDamage,
     directory: (id) => layerDirectory(layout, id),

@@ -40,6 +40,8 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
     const others = await readdir(staging.root, { withFileTypes: true })
     for (const entry of others) {
       if (entry.name === 'diff') continue
+      // What was copied is logged for explanations only, and tells itself when it is torn.
+      if (entry.name === 'sources') continue
       if (entry.isFile()) await flushFile(join(staging.root, entry.name))
       else await trash.discard(join(staging.root, entry.name))
     }
@@ -93,6 +95,7 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
       const replaced = await database.write('publishLayer', {
         ...sealed,
         id,
+        contentId: sealed.contentId ?? null,
         op: staging.id,
         leaseId: lease.id,
         synced: strict,

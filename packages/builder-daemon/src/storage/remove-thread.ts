@@ -5,8 +5,9 @@ import { setPriority } from 'node:os'
 import { basename, dirname } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { ThreadRole } from './database-worker.js'
+import { diskUse } from './disk-use.js'
 import { failureCode } from './failure.js'
-import { encodeFailure } from './thread-messages.js'
+import { encodeFailure, type ThreadRequest } from './thread-messages.js'
 
 /** Longer paths are moved up before they reach PATH_MAX (4096). */
 const longPath = 2048
@@ -108,16 +109,17 @@ function unlinkIfThere(path: Buffer): void {
 /** Nice value: builds go first, yet the trash of a machine that is never idle still goes. */
 const priority = 15
 
-/** Empties the trash, one entry per request. */
+/** Empties the trash, one entry per request (`remove`), and measures trees (`measure`). */
 export function createRemoveThread(trash: string, stop: Int32Array): ThreadRole {
   // On Linux this is the calling thread alone (setpriority(2), "C library/kernel differences").
   setPriority(0, priority)
+  const perform = ({ name, params }: ThreadRequest): unknown =>
+    name === 'measure' ? diskUse(String(params), stop) : removeTree(`${trash}/${String(params)}`, stop)
   return {
     serve(requests, reply) {
       for (const request of requests) {
         try {
-          removeTree(`${trash}/${String(request.params)}`, stop)
-          reply({ id: request.id, ok: true, result: undefined })
+          reply({ id: request.id, ok: true, result: perform(request) })
         } catch (error) {
           reply({ id: request.id, ok: false, failure: encodeFailure(error) })
         }

@@ -41,7 +41,7 @@ test('removes everything that hangs on a removed image, layer or lease', () => {
   configureConnection(db)
   migrate(db)
   db.exec(`
-    INSERT INTO layers VALUES ('l', NULL, NULL, 0, NULL, 'ready', 1, 1, 0);
+    INSERT INTO layers VALUES ('l', NULL, NULL, 0, NULL, 'ready', 1, 1, 0, NULL, NULL);
     INSERT INTO images VALUES ('i', 0, 0, 0, 0, x'00');
     INSERT INTO image_layers VALUES ('i', 0, 'l');
     INSERT INTO names (name, image_id) VALUES ('n:1', 'i');
@@ -49,23 +49,34 @@ test('removes everything that hangs on a removed image, layer or lease', () => {
     INSERT INTO lease_layers VALUES ('s', 'l');
     INSERT INTO lease_images VALUES ('s', 'i');
     INSERT INTO ops VALUES ('o', 's', 1);
-    INSERT INTO cache_records VALUES (1, 0, 'k', '', 'l', 0, 0);
-    INSERT INTO cache_parts VALUES (1, 0, 'a', 'b');
+    INSERT INTO cache_records VALUES (1, 0, 'k', 'p', 'i', '[[]]', '', NULL, NULL, 0, 1, 'l', 0, 0, NULL);
   `)
   expect(() => db.exec("DELETE FROM layers WHERE id = 'l'")).toThrow(/FOREIGN KEY/)
   db.exec("DELETE FROM images WHERE id = 'i'; DELETE FROM layers WHERE id = 'l'; DELETE FROM leases")
-  const tables = [
-    'image_layers',
-    'names',
-    'lease_layers',
-    'lease_images',
-    'ops',
-    'cache_records',
-    'cache_parts',
-  ]
+  const tables = ['image_layers', 'names', 'lease_layers', 'lease_images', 'ops']
   for (const table of tables) {
     expect([table, db.prepare(`SELECT count(*) FROM ${table}`).pluck().get()]).toEqual([table, 0])
   }
+  // It still tells that there was a result.
+  expect(db.prepare('SELECT layer_id, has_layer FROM cache_records').all()).toEqual([
+    { layer_id: null, has_layer: 1 },
+  ])
+})
+
+test('a database of version 3 keeps its layers and forgets its cache', () => {
+  const db = new Database(':memory:')
+  configureConnection(db)
+  migrate(db, migrations.slice(0, 3))
+  db.exec(`
+    INSERT INTO layers VALUES ('l', 'sha256:d', 1, 0, NULL, 'ready', 1, 1, 0);
+    INSERT INTO cache_records VALUES (1, 0, 'k', '', 'l', 0, 0);
+    INSERT INTO cache_parts VALUES (1, 0, 'a', 'b');
+  `)
+  migrate(db)
+  expect(db.prepare('SELECT id, diff_id, content_id FROM layers').all()).toEqual([
+    { id: 'l', diff_id: 'sha256:d', content_id: null },
+  ])
+  expect(db.prepare('SELECT count(*) FROM cache_records').pluck().get()).toBe(0)
 })
 
 test('a database of version 2 keeps its images, and can remember transfers and lists', () => {

@@ -159,8 +159,73 @@ const version3 = `
   CREATE INDEX manifest_list_images_by_image ON manifest_list_images (image_id);
 `
 
+/**
+ * Cache records by what is done (shape), over which layers (parent, inputs) and with what content. Older ones say
+ * less and are forgotten. A record outlives its layer, to tell why a step has to be done again.
+ */
+const version4 = `
+  -- Digest of the layer's entries without their times; NULL until somebody had to know it.
+  ALTER TABLE layers ADD COLUMN content_id TEXT;
+
+  DROP TABLE cache_parts;
+  DROP TABLE cache_records;
+  CREATE TABLE cache_records (
+    record      INTEGER PRIMARY KEY,
+    uid         INTEGER NOT NULL,
+    shape       TEXT NOT NULL,
+    -- Digests of the stacks of layers it stood on and read from, and the stacks themselves as JSON.
+    parent      TEXT NOT NULL,
+    inputs      TEXT NOT NULL,
+    origin      TEXT NOT NULL,
+    content_key TEXT NOT NULL,
+    -- What the stacks hold; NULL until somebody had to know it.
+    state       TEXT,
+    inputs_key  TEXT,
+    tainted     INTEGER NOT NULL CHECK (tainted IN (0, 1)),
+    -- 1: the result is a layer, usable while layer_id names it. 0: nothing changed.
+    has_layer   INTEGER NOT NULL CHECK (has_layer IN (0, 1)),
+    layer_id    TEXT REFERENCES layers (id) ON DELETE SET NULL,
+    stored_at   INTEGER NOT NULL,
+    used_at     INTEGER NOT NULL,
+    evicted_at  INTEGER,
+    CHECK (layer_id IS NULL OR has_layer = 1),
+    UNIQUE (uid, shape, parent, inputs, content_key)
+  ) STRICT;
+  CREATE INDEX cache_records_by_shape ON cache_records (shape, stored_at);
+  CREATE INDEX cache_records_by_layer ON cache_records (layer_id);
+  CREATE INDEX cache_records_by_use ON cache_records (used_at);
+  CREATE INDEX cache_records_evicted ON cache_records (uid, evicted_at) WHERE evicted_at IS NOT NULL;
+
+  -- What the last build of a project was made of, as JSON: what the next one is compared with.
+  CREATE TABLE cache_projects (
+    uid      INTEGER NOT NULL,
+    project  TEXT NOT NULL,
+    document TEXT NOT NULL,
+    used_at  INTEGER NOT NULL,
+    PRIMARY KEY (uid, project)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX cache_projects_by_use ON cache_projects (used_at);
+`
+
+/** What the cache takes on the disk, found out when somebody has to know. */
+const version5 = `
+  ALTER TABLE layers ADD COLUMN disk_bytes INTEGER;
+
+  CREATE TABLE cache_mounts (
+    uid         INTEGER NOT NULL,
+    -- Of its directory.
+    name        TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    used_at     INTEGER NOT NULL,
+    bytes       INTEGER,
+    -- When that was found out.
+    measured_at INTEGER,
+    PRIMARY KEY (uid, name)
+  ) STRICT, WITHOUT ROWID;
+`
+
 /** Step n brings a database of version n to version n + 1. Steps are only ever appended. */
-export const migrations: readonly string[] = [version1, version2, version3]
+export const migrations: readonly string[] = [version1, version2, version3, version4, version5]
 
 export function schemaVersion(db: Database): number {
   return Number(db.pragma('user_version', { simple: true }))

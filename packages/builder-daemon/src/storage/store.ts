@@ -1,4 +1,6 @@
 import { statfs } from 'node:fs/promises'
+import type { BuildCache } from '../ports/build-cache.js'
+import type { CacheMounts } from '../ports/cache-mounts.js'
 import type { Clock } from '../ports/clock.js'
 import type { LayerStore } from '../ports/layer-store.js'
 import type { Logger } from '../ports/logger.js'
@@ -11,11 +13,13 @@ import {
   defaultBlobFileLimits,
   type LocalBlobFiles,
 } from './blob-files.js'
+import { createBuildCache } from './build-cache.js'
 import { createCacheIndex, type LocalCacheIndex } from './cache.js'
+import { openCacheMounts } from './cache-mounts.js'
 import { checkStore, type Violation } from './check.js'
 import { type BackupOptions, type Database, defaultBackups, openDatabase } from './database.js'
 import { createFlusher, type Flusher } from './flusher.js'
-import { type CollectLimits, createCollector, defaultLimits, type Pruned } from './gc.js'
+import { type Collection, type CollectLimits, createCollector, defaultLimits } from './gc.js'
 import { createImageStore, type LocalImageStore } from './images.js'
 import { createLayerStore } from './layers.js'
 import { checkFileSystem, type Layout, layoutOf, makeDataRoot, prepareLayout } from './layout.js'
@@ -43,6 +47,8 @@ export interface StoreOptions {
   readonly databaseWorker: URL
   /** Written into the locks. */
   readonly pid: number
+  /** Look-ups in the build cache also find what other users made. */
+  readonly sharedCache?: boolean
   readonly limits?: CollectLimits
   readonly blobFileLimits?: BlobFileLimits
   readonly backups?: BackupOptions
@@ -71,16 +77,16 @@ export interface Store extends AsyncDisposable {
   readonly layers: LayerStore
   readonly images: LocalImageStore
   readonly cache: LocalCacheIndex
+  readonly cacheMounts: CacheMounts
+  readonly buildCache: BuildCache
   readonly lists: ManifestListStore
   readonly memory: TransferMemory
   readonly blobFiles: LocalBlobFiles
   /** What the start found. */
   readonly recovery: RecoveryReport
   check(): Promise<Violation[]>
-  /** Removes every layer and every download nobody uses, now. */
-  prune(): Promise<Pruned>
   /** Removes what the limits allow; runs by itself every now and then. */
-  collect(): Promise<Pruned>
+  collect(): Promise<Collection>
   usage(): Promise<Usage>
   backup(): Promise<number>
   /** Waits for flushes and removals that are under way. */
@@ -170,12 +176,22 @@ async function startStore(
   const { durability } = options
   const layers = createLayerStore({ layout, database, flusher, trash, durability, clock, log, trusted })
   const images = createImageStore({ layout, database, trash, clock, log })
-  const cache = createCacheIndex({ database, clock, log })
+  const cache = createCacheIndex({ database, clock, log, shared: options.sharedCache ?? false })
+  const cacheMounts = await openCacheMounts(layout.dataRoot, trash.discard, (uid, mounts) => {
+    database
+      .write('useCacheMounts', { uid, mounts, now: clock.now() })
+      .catch((error) => log.warn('cache.use-not-recorded', { error: String(error) }))
+  })
   const lists = createManifestListStore({ database, log })
   const memory = createTransferMemory({ database, clock, log })
   const blobFiles = createBlobFiles({
     ...{ layout, trash, clock, log, digestFile: options.digestFile },
     limits: options.blobFileLimits ?? defaultBlobFileLimits,
+  })
+  const buildCache = createBuildCache({
+    ...{ layout, database, trash, blobFiles, clock },
+    thread: removeThread,
+    mounts: cacheMounts,
   })
   const limits = options.limits ?? defaultLimits
   const collector = createCollector({ database, trash, clock, log, limits })
@@ -218,14 +234,12 @@ async function startStore(
     images,
     lists,
     cache,
+    cacheMounts,
+    buildCache,
     memory,
     blobFiles,
     recovery,
     check: () => checkStore({ layout, database, inMotion: { ...layers.inMotion, images: images.inMotion } }),
-    prune: async () => {
-      const pruned = await collector.prune()
-      return { ...pruned, bytes: pruned.bytes + (await blobFiles.sweep(true)) }
-    },
     collect: collector.collect,
     usage: () => usage(layout, database, trash),
     backup: database.backup,

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { release } from 'node:os'
 import { checked, cString, libc } from './libc.js'
 
 /**
@@ -37,14 +38,33 @@ export function kindOfFileSystem(type: string): FileSystemKind {
  * the life of the finder, which should be short: numbers of mounts are used again.
  */
 export function createFileSystemFinder(): (fd: number) => FileSystemKind {
-  const kinds = new Map<string, FileSystemKind>()
+  const typeOf = createTypeFinder()
+  return (fd) => {
+    const type = typeOf(fd)
+    return type === undefined ? 'user' : kindOfFileSystem(type)
+  }
+}
+
+/** The same for the type's name as in /proc/filesystems; undefined for a mount this process does not see. */
+export function createTypeFinder(): (fd: number) => string | undefined {
+  const types = new Map<string, string>()
   return (fd) => {
     const mount = mountOf(fd)
-    const known = kinds.get(mount)
+    const known = types.get(mount)
     if (known !== undefined) return known
-    for (const [id, type] of readMounts()) kinds.set(id, kindOfFileSystem(type))
-    return kinds.get(mount) ?? 'user'
+    for (const [id, type] of readMounts()) types.set(id, type)
+    return types.get(mount)
   }
+}
+
+const changeTimes = new Set('ext2 ext3 ext4 xfs btrfs f2fs'.split(' '))
+/** Only since Linux 6.1 does tmpfs count a changed extended attribute; an overlay may lie on one. */
+const laterChangeTimes = new Set(['tmpfs', 'overlay'])
+
+/** Whether every change of a file's bytes, mode, owner or attributes moves its ctime, for good. */
+export function keepsChangeTimes(type: string, kernel = release()): boolean {
+  const [major = 0, minor = 0] = kernel.split('.').map((part) => Number.parseInt(part, 10))
+  return changeTimes.has(type) || (laterChangeTimes.has(type) && (major > 6 || (major === 6 && minor >= 1)))
 }
 
 const statx = libc('int statx(int, const void *, int, uint, void *)')

@@ -136,7 +136,11 @@ function serve(): void {
       const rootFd = openat(context.rootFd, '.', O_RDONLY | O_DIRECTORY)
       channels.push({
         receiver: new ValueReceiver(socket, requestLimit),
-        source: { socket, rootFd, reader: createDirectReader(rootFd), kindOf: createFileSystemFinder() },
+        source: {
+          ...{ socket, rootFd, kindOf: createFileSystemFinder() },
+          reader: createDirectReader(rootFd),
+          bareReader: createDirectReader(rootFd, { bare: true }),
+        },
       })
     }
   }
@@ -156,6 +160,7 @@ function serve(): void {
     }
     channels.splice(channels.indexOf(channel), 1)
     source.reader.close()
+    source.bareReader.close()
     closeSync(source.rootFd)
     closeSync(source.socket)
   }

@@ -19,6 +19,11 @@ export type LayerReply =
   | { readonly id: number; readonly ok: true; readonly result: unknown }
   | { readonly id: number; readonly ok: false; readonly failure: LayerFailure }
 
+/** What failed when the answer was out: for the log. */
+export interface LayerComplaint {
+  readonly afterwards: LayerFailure
+}
+
 /** An error as it crosses threads, where classes are lost. */
 export interface LayerFailure {
   /** undefined for what is no BuilderError. */

@@ -2,7 +2,13 @@ import { Worker } from 'node:worker_threads'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { JobName, LayerJobs, LayerWorkers } from '../ports/layer-worker.js'
 import type { Logger } from '../ports/logger.js'
-import { decodeFailure, type LayerReply, type LayerRequest, type LayerThreadData } from './layer-messages.js'
+import {
+  decodeFailure,
+  type LayerComplaint,
+  type LayerReply,
+  type LayerRequest,
+  type LayerThreadData,
+} from './layer-messages.js'
 
 export interface LayerPoolOptions {
   /** The built `layer-worker`. */
@@ -89,7 +95,11 @@ export function createLayerPool({
         })
       }),
     }
-    worker.on('message', (reply: LayerReply) => {
+    worker.on('message', (reply: LayerReply | LayerComplaint) => {
+      if ('afterwards' in reply) {
+        log.warn('layer.afterwards.failed', { error: String(decodeFailure(reply.afterwards)) })
+        return
+      }
       const task = thread.task
       if (task === undefined || task.id !== reply.id) return
       free(thread)
@@ -221,7 +231,7 @@ export function createLayerPool({
     await Promise.all([...threads].map(end))
   }
 
-  return { run, [Symbol.asyncDispose]: dispose }
+  return { size, run, [Symbol.asyncDispose]: dispose }
 }
 
 function laneOf(params: LayerJobs[JobName]['params']): number | undefined {

@@ -1,8 +1,9 @@
 import { parentPort, workerData } from 'node:worker_threads'
-import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { applyFileJob, applyJob } from '../layer/apply.js'
 import { compressLayerJob, helpCompressionJob, writeFileJob } from '../layer/compress-layer.js'
 import { copyJob, digestSourcesJob } from '../layer/copy/copy.js'
+import { explainSourcesJob } from '../layer/copy/sources-log.js'
 import { digestJob } from '../layer/digest-range.js'
 import { extractJob } from '../layer/extract.js'
 import type { JobControl } from '../layer/job-control.js'
@@ -39,15 +40,18 @@ const jobs: JobTable = {
   digestSources: digestSourcesJob,
   makeDirectory: makeDirectoryJob,
   resolveUser: resolveUserJob,
+  explainSources: explainSourcesJob,
 }
 
 const port = parentPort
 if (port === null) throw new Error('this is the entry point of a worker thread')
 const cancelled = new Int32Array((workerData as LayerThreadData).cancelled)
+const later: (() => void)[] = []
 const control: JobControl = {
   check() {
     if (Atomics.load(cancelled, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'cancelled')
   },
+  afterwards: (work) => void later.push(work),
 }
 
 function run<N extends JobName>({ job, params }: LayerRequest<N>): LayerJobs[N]['result'] {
@@ -62,4 +66,18 @@ function answer(request: LayerRequest): LayerReply {
   }
 }
 
-port.on('message', (request: LayerRequest) => port.postMessage(answer(request)))
+/** What is cancelled meanwhile is the next job, which comes first. */
+function finish(): void {
+  for (const work of later.splice(0)) {
+    try {
+      work()
+    } catch (error) {
+      if (!isBuilderError(error, 'ISB_CANCELLED')) port?.postMessage({ afterwards: encodeFailure(error) })
+    }
+  }
+}
+
+port.on('message', (request: LayerRequest) => {
+  port.postMessage(answer(request))
+  finish()
+})

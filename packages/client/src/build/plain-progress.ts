@@ -1,4 +1,6 @@
+import type { CacheReason } from '@isula-build/shared/progress/cache-reason.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
+import { reasonText } from '@isula-build/shared/progress/reason-text.js'
 import { displayLine } from '@isula-build/shared/text/display-line.js'
 
 /** Shows a build in the original's shape: steps as they come, raw output between them. */
@@ -26,6 +28,9 @@ export function plainProgress(write: (data: Uint8Array) => Promise<void>): Progr
           return await line(`STEP ${String(event.step).padStart(2)}: ${event.text}`)
         case 'step-finished':
           if (event.outcome === 'cached') await line(' ---> Using cache')
+          else if (event.cache?.status === 'miss' && isNews(event.cache.reason)) {
+            await line(` ---> Not from the cache: ${displayLine(reasonText(event.cache.reason))}`)
+          }
           return
         case 'output':
           if (event.data.length === 0) return
@@ -46,10 +51,16 @@ export function plainProgress(write: (data: Uint8Array) => Promise<void>): Progr
           endsLine = true
           return
         case 'started':
+        case 'step-skipped':
           return
       }
     },
   }
+}
+
+/** What is the case for everything that follows, or was asked for, is not worth a line. */
+function isNews({ kind }: CacheReason): boolean {
+  return kind !== 'never-built' && kind !== 'parent-missed' && kind !== 'no-cache'
 }
 
 function transferLine(data: Uint8Array): string {

@@ -18,22 +18,43 @@ const build: Command = {
     strings('build-arg', 'Arguments used during build time'),
     strings('build-context', 'Additional contexts, NAME=DIRECTORY or NAME=docker-image://IMAGE'),
     strings('build-static', "Static build with the given option: build-time='YYYY-MM-DD HH:MM:SS'"),
-    { ...strings('cache-from', 'Caches to read'), hidden: true },
-    { ...strings('cache-to', 'Caches to write'), hidden: true },
+    strings(
+      'cache-from',
+      'Caches to read: type=registry,ref=REFERENCE, type=local,src=DIRECTORY or REFERENCE',
+    ),
+    strings(
+      'cache-to',
+      'Caches to write: the same with dest=DIRECTORY; ,mode=max for the results of all steps',
+    ),
     strings('cap-add', 'Add Linux capabilities for RUN command'),
     {
       ...credsFlag,
       help: 'Login for registries named by -t, -o or --build-context (not by the Dockerfile); asks for a missing password',
     },
     strings('env', 'Variables of the resulting image, KEY=VALUE'),
+    {
+      ...string(
+        'explain',
+        'Say of every step whether it came from the cache, and why not: text (also --explain alone) or json',
+      ),
+      placeholder: 'format',
+      bare: 'text',
+    },
     string('filename', 'Path for Dockerfile, - for standard input', 'f'),
-    { ...string('format', 'Image format of the built image: docker or oci'), default: 'docker' },
+    {
+      ...string(
+        'format',
+        'Image format of the built image: docker or oci; with --explain also json, which is about the explanation',
+      ),
+      default: 'docker',
+    },
     string('iidfile', 'Let image ID write to the file'),
     { ...string('isolation', 'How RUN is isolated: oci or chroot'), default: 'oci' },
     strings('label', 'Labels of the resulting image, KEY=VALUE'),
     { ...string('layers', 'One layer per instruction or per stage'), default: 'instruction' },
     { ...string('network', 'Network of RUN: host or none'), default: 'host' },
     bool('no-cache', 'Do not use the build cache'),
+    strings('no-cache-filter', 'Do not use the build cache for these stages: names or indexes'),
     strings(
       'output',
       'Destination of output images: docker-archive:PATH[:IMAGE[:TAG]], oci-archive:…, oci-dir:…, docker-daemon:IMAGE:TAG, isulad:IMAGE:TAG, docker://… or oci://…, type=TYPE,…, or a directory for the files',
@@ -97,6 +118,32 @@ const load: Command = {
   run: async () => (await import('../commands/load.js')).runLoad,
 }
 
+const prune: Command = {
+  name: 'prune',
+  summary: 'Remove build cache that no image uses',
+  usage: '[FLAGS]',
+  examples: [
+    'isula-build ctr-img prune --dry-run',
+    'isula-build ctr-img prune --all --force',
+    'isula-build ctr-img prune --filter until=24h --keep-storage 10GB',
+  ],
+  args: 'none',
+  flags: [
+    bool('all', 'Also cache mounts, and for root unused downloads', 'a'),
+    bool('dry-run', 'Only show what would be removed'),
+    {
+      ...strings('filter', 'Only what was not used for so long, exact to an hour: until=24h'),
+      placeholder: 'filter',
+    },
+    bool('force', 'Do not ask', 'f'),
+    {
+      ...string('keep-storage', 'Stop when no more than this is left; what was used last stays'),
+      placeholder: 'size',
+    },
+  ],
+  run: async () => (await import('../commands/prune.js')).runPrune,
+}
+
 const rm: Command = {
   name: 'rm',
   summary: 'Remove one or more locally stored images',
@@ -140,7 +187,7 @@ const tag: Command = {
 const ctrImg: Command = {
   name: 'ctr-img',
   summary: 'Container image operations',
-  commands: [build, images, importCommand, load, pull, push, rm, save, tag],
+  commands: [build, images, importCommand, load, prune, pull, push, rm, save, tag],
 }
 
 /** Every command, once; parsing, help and completion derive from it. */

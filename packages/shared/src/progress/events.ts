@@ -26,6 +26,14 @@ export type BuildEvent =
       /** What the cache had to say; absent where nothing is executed and nothing was asked. */
       readonly cache?: StepCache
     }
+  /** The build ended before it came to this step; numbers and text as in `step-started`. */
+  | {
+      readonly kind: 'step-skipped'
+      readonly at: number
+      readonly step: number
+      readonly stage: string
+      readonly text: string
+    }
   /**
    * Raw output of a RUN; latin1 carries the bytes unchanged. Of step 0, before `started`: lines on the images that are
    * fetched for the build.

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import type { CacheReason, StepCache } from '../progress/cache-reason.js'
 import type { BuildEvent } from '../progress/events.js'
 import { BuildEventMessage, decodeBuildEvent, encodeBuildEvent } from './build-event.js'
 
@@ -10,6 +11,23 @@ const source = {
 }
 const at = 1_790_000_000_123
 
+const reasons: CacheReason[] = [
+  { kind: 'instruction-changed' },
+  { kind: 'arg-changed', name: 'VERSION' },
+  { kind: 'base-changed', from: 'sha256:a', to: 'sha256:b' },
+  { kind: 'files-changed', paths: ['a', 'b'], more: 3 },
+  { kind: 'mode-changed', paths: ['c'], more: 0 },
+  { kind: 'parent-missed', step: 4 },
+  { kind: 'evicted', at },
+  { kind: 'no-cache' },
+  { kind: 'never-built' },
+]
+const caches: StepCache[] = [
+  { status: 'hit' },
+  { status: 'skipped' },
+  ...reasons.map((reason): StepCache => ({ status: 'miss', reason })),
+]
+
 const events: BuildEvent[] = [
   { kind: 'queued', at, position: 3 },
   { kind: 'started', at, buildId: 'b', totalSteps: 0 },
@@ -18,6 +36,8 @@ const events: BuildEvent[] = [
   { kind: 'step-finished', at, step: 2, outcome: 'cached' },
   { kind: 'step-finished', at, step: 3, outcome: 'failed' },
   { kind: 'step-finished', at, step: 4, outcome: 'cancelled' },
+  ...caches.map((cache): BuildEvent => ({ kind: 'step-finished', at, step: 5, outcome: 'done', cache })),
+  { kind: 'step-skipped', at, step: 6, stage: 'base', text: 'RUN y' },
   { kind: 'output', at, step: 1, data: Buffer.from([0, 0xff, 10]) },
   { kind: 'stage-committed', at, stage: 0, imageId: 'i' },
   { kind: 'warning', at, message: 'm' },
@@ -36,4 +56,29 @@ test.each(events)('a $kind event arrives as it was sent', (event) => {
 test('events and outcomes of a newer daemon are passed over', () => {
   expect(decodeBuildEvent(BuildEventMessage.decode(Buffer.from('08017a00', 'hex')))).toBeUndefined()
   expect(decodeBuildEvent(BuildEventMessage.decode(Buffer.from('2a021009', 'hex')))).toBeUndefined()
+})
+
+test('what the cache said has this form on the wire', () => {
+  const bytes = (cache: StepCache): string =>
+    BuildEventMessage.encode(
+      encodeBuildEvent({ kind: 'step-finished', at: 1, step: 2, outcome: 'done', cache }),
+    ).toString('hex')
+  expect(bytes({ status: 'hit' })).toBe('08012a08080210011a020a00')
+  expect(bytes({ status: 'skipped' })).toBe('08012a08080210011a021a00')
+  expect(bytes({ status: 'miss', reason: { kind: 'parent-missed', step: 1 } })).toBe(
+    '08012a0a080210011a0412023001',
+  )
+  expect(bytes({ status: 'miss', reason: { kind: 'files-changed', paths: ['a'], more: 3 } })).toBe(
+    '08012a0f080210011a09120722050a01611003',
+  )
+})
+
+test('a status or reason of a newer daemon leaves the step without one', () => {
+  const step = { kind: 'step-finished', at: 1, step: 2, outcome: 'done' }
+  for (const cache of ['022200', '04120252 00', '021200', '00']) {
+    const hex = cache.replace(' ', '')
+    const finished = `080210011a${hex}`
+    const wire = `08012a${(finished.length / 2).toString(16).padStart(2, '0')}${finished}`
+    expect(decodeBuildEvent(BuildEventMessage.decode(Buffer.from(wire, 'hex')))).toStrictEqual(step)
+  }
 })

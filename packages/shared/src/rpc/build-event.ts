@@ -3,6 +3,7 @@ import { codes, type ErrorCode } from '../errors/codes.js'
 import type { BuildEvent } from '../progress/events.js'
 import { type Decoded, type Encodable, field, message, oneOf, repeated, when } from './codec.js'
 import { SourceRangeMessage } from './error-detail.js'
+import { decodeStepCache, encodeStepCache, StepCacheMessage } from './step-cache.js'
 import { bytes, enumeration, int64, text, uint32 } from './wire-types.js'
 
 const name = (message: string): string => `isula.builder.v1.BuildEvent${message}`
@@ -26,7 +27,11 @@ export const BuildEventMessage = message(name(''), {
     ),
     stepFinished: when(
       5,
-      message(name('.StepFinished'), { step: field(1, uint32), outcome: field(2, Outcome) }),
+      message(name('.StepFinished'), {
+        step: field(1, uint32),
+        outcome: field(2, Outcome),
+        cache: field(3, StepCacheMessage),
+      }),
     ),
     output: when(6, message(name('.StepOutput'), { step: field(1, uint32), data: field(2, bytes) })),
     stageCommitted: when(
@@ -40,10 +45,15 @@ export const BuildEventMessage = message(name(''), {
     exported: when(9, message(name('.Exported'), { output: field(1, text) })),
     finished: when(10, message(name('.Finished'), { imageId: field(1, text), names: repeated(2, text) })),
     failed: when(11, message(name('.Failed'), { code: field(1, text), message: field(2, text) })),
+    stepSkipped: when(
+      12,
+      message(name('.StepSkipped'), { step: field(1, uint32), stage: field(2, text), text: field(3, text) }),
+    ),
   }),
 })
 
-type Outcome = Extract<BuildEvent, { kind: 'step-finished' }>['outcome']
+type StepFinished = Extract<BuildEvent, { kind: 'step-finished' }>
+type Outcome = StepFinished['outcome']
 const outcomes = { done: 'DONE', cached: 'CACHED', failed: 'FAILED', cancelled: 'CANCELLED' } as const
 
 export function encodeBuildEvent(event: BuildEvent): Encodable<typeof BuildEventMessage> {
@@ -56,10 +66,9 @@ export function encodeBuildEvent(event: BuildEvent): Encodable<typeof BuildEvent
     case 'step-started':
       return { at, event: { case: 'stepStarted', value: event } }
     case 'step-finished':
-      return {
-        at,
-        event: { case: 'stepFinished', value: { step: event.step, outcome: outcomes[event.outcome] } },
-      }
+      return { at, event: { case: 'stepFinished', value: encodeStepFinished(event) } }
+    case 'step-skipped':
+      return { at, event: { case: 'stepSkipped', value: event } }
     case 'output':
       return { at, event: { case: 'output', value: event } }
     case 'stage-committed':
@@ -90,8 +99,13 @@ export function decodeBuildEvent(wire: Decoded<typeof BuildEventMessage>): Build
       return { kind: 'step-started', at, ...event.value }
     case 'stepFinished': {
       const outcome = outcomeOf(event.value.outcome)
-      return outcome && { kind: 'step-finished', at, step: event.value.step, outcome }
+      const cache = event.value.cache && decodeStepCache(event.value.cache)
+      return (
+        outcome && { kind: 'step-finished', at, step: event.value.step, outcome, ...(cache && { cache }) }
+      )
     }
+    case 'stepSkipped':
+      return { kind: 'step-skipped', at, ...event.value }
     case 'output':
       return { kind: 'output', at, ...event.value }
     case 'stageCommitted':
@@ -109,6 +123,10 @@ export function decodeBuildEvent(wire: Decoded<typeof BuildEventMessage>): Build
     case undefined:
       return undefined
   }
+}
+
+function encodeStepFinished({ step, outcome, cache }: StepFinished) {
+  return { step, outcome: outcomes[outcome], cache: cache && encodeStepCache(cache) }
 }
 
 function outcomeOf(wire: string): Outcome | undefined {

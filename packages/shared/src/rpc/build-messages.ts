@@ -52,7 +52,20 @@ export const Output = message(name('Output'), {
 export type Output = Decoded<typeof Output>
 
 export const Secret = message(name('Secret'), { id: field(1, text), value: field(2, bytes) })
-export const CacheOptions = message(name('CacheOptions'), { from: repeated(1, text), to: repeated(2, text) })
+
+export const CacheSource = message(name('CacheSource'), {
+  location: oneOf({ reference: when(1, text), directory: when(2, Directory) }),
+})
+export type CacheSource = Decoded<typeof CacheSource>
+export const CacheTarget = message(name('CacheTarget'), {
+  location: oneOf({ reference: when(1, text), directory: when(2, FileDestination) }),
+  mode: field(3, text),
+})
+export type CacheTarget = Decoded<typeof CacheTarget>
+export const CacheOptions = message(name('CacheOptions'), {
+  from: repeated(1, CacheSource),
+  to: repeated(2, CacheTarget),
+})
 
 export const BuildOptionsMessage = message(name('BuildOptions'), {
   buildId: field(1, text),
@@ -81,6 +94,7 @@ export const BuildOptionsMessage = message(name('BuildOptions'), {
   platforms: repeated(25, text),
   pull: field(26, text),
   transfer: field(27, TransferOptionsMessage),
+  noCacheFilter: repeated(28, text),
 })
 export type BuildOptionsMessage = Decoded<typeof BuildOptionsMessage>
 

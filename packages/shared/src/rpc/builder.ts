@@ -1,5 +1,5 @@
 import { BuildRequest, BuildResponse } from './build-messages.js'
-import { field, message, repeated } from './codec.js'
+import { type Decoded, field, message, oneOf, repeated, when } from './codec.js'
 import {
   ImagesRequest,
   ImagesResponse,
@@ -88,11 +88,28 @@ export const PruneRequest = message(name('PruneRequest'), {
   all: field(1, bool),
   keepBytes: field(2, int64),
   dryRun: field(3, bool),
+  unusedFor: field(4, int64),
+})
+export const PrunedKind = enumeration(name('PrunedEntry.Kind'), {
+  KIND_UNSPECIFIED: 0,
+  LAYER: 1,
+  CACHE_MOUNT: 2,
+})
+export const PrunedEntry = message(name('PrunedEntry'), {
+  kind: field(1, PrunedKind),
+  name: field(2, text),
+  bytes: field(3, int64),
+  usedAt: field(4, int64),
+  owners: repeated(5, uint32),
+})
+export type PrunedEntry = Decoded<typeof PrunedEntry>
+export const PruneSummary = message(name('PruneSummary'), {
+  freedBytes: field(1, int64),
+  records: field(2, uint32),
+  downloads: field(3, int64),
 })
 export const PruneResponse = message(name('PruneResponse'), {
-  freedBytes: field(1, int64),
-  images: field(2, uint32),
-  layers: field(3, uint32),
+  event: oneOf({ removed: when(1, PrunedEntry), summary: when(2, PruneSummary) }),
 })
 
 const { unary, serverStream, duplex } = methodsOf('isula.builder.v1.Builder')
@@ -123,5 +140,5 @@ export const builderService = {
   Version: unary('Version', Empty, VersionResponse),
   ListBuilds: unary('ListBuilds', Empty, ListBuildsResponse),
   CancelBuild: unary('CancelBuild', CancelBuildRequest, Empty),
-  Prune: unary('Prune', PruneRequest, PruneResponse),
+  Prune: serverStream('Prune', PruneRequest, PruneResponse),
 } as const

@@ -1,5 +1,6 @@
 import { BuilderError } from '../errors/builder-error.js'
 import { localName } from '../oci/local-name.js'
+import { type Fields, parseFields } from './fields.js'
 import type { OutputSpec, PushSpec } from './output-spec.js'
 import { suggest } from './suggest.js'
 
@@ -22,7 +23,7 @@ export function isOutputFields(text: string): boolean {
 
 /** Parses fields separated by commas (RFC 4180 quotes around those that hold one). Fails with ISB_ARGUMENT_INVALID. */
 export function parseOutputFields(text: string): OutputSpec {
-  const fields = fieldsOf(text)
+  const fields = parseFields(text, 'output')
   const type = fields.get('type') ?? ''
   if (type === '') throw invalid(`output ${JSON.stringify(text)} has no type`, typesHint())
   const known = Object.hasOwn(keys, type) ? keys[type] : undefined
@@ -39,8 +40,6 @@ export function parseOutputFields(text: string): OutputSpec {
   }
   return specOf(type, fields)
 }
-
-type Fields = ReadonlyMap<string, string>
 
 function specOf(type: string, fields: Fields): OutputSpec {
   const dest = fields.get('dest')
@@ -133,30 +132,6 @@ function boolean(fields: Fields, key: string, preset: boolean): boolean {
   if (text === 'true' || text === '1') return true
   if (text === 'false' || text === '0') return false
   throw invalid(`output key ${key} is ${JSON.stringify(text)}, not true or false`)
-}
-
-function fieldsOf(text: string): Fields {
-  const fields = new Map<string, string>()
-  for (const part of splitQuoted(text)) {
-    const equals = part.indexOf('=')
-    const key = part.slice(0, Math.max(0, equals)).trim().toLowerCase()
-    if (key === '') throw invalid(`unexpected ${JSON.stringify(part)} in output ${JSON.stringify(text)}`)
-    if (fields.has(key)) throw invalid(`output key ${key} is given twice`)
-    fields.set(key, part.slice(equals + 1))
-  }
-  return fields
-}
-
-function splitQuoted(text: string): readonly string[] {
-  const parts: string[] = []
-  const field = /(?:"((?:[^"]|"")*)"|([^",]*))(,|$)/y
-  for (;;) {
-    const match = field.exec(text)
-    if (match === null) throw invalid(`output ${JSON.stringify(text)} has a quote in the wrong place`)
-    const [, quoted, plain = '', end] = match
-    parts.push(quoted === undefined ? plain : quoted.replaceAll('""', '"'))
-    if (end === '') return parts
-  }
 }
 
 function didYouMean(value: string, candidates: readonly string[]): string {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { formatSize } from './units.js'
+import { formatSize, parseSize } from './units.js'
 
 // As printf("%.3g") prints the quotient.
 test.each([
@@ -20,4 +20,26 @@ test.each([
   [2_500_000_000_000_000, 1000, '2.5e+03 TB'],
 ])('%i bytes by %i are %s', (bytes, base, shown) => {
   expect(formatSize(bytes, base === 1000 ? 1000 : 1024)).toBe(shown)
+})
+
+test.each([
+  ['0', 0],
+  ['500', 500],
+  ['500B', 500],
+  ['10GB', 10_000_000_000],
+  ['10 gb', 10_000_000_000],
+  ['1.5g', 1_500_000_000],
+  ['512MiB', 536_870_912],
+  ['2Ki', 2048],
+  ['9000TB', 9_000_000_000_000_000],
+  ['99999TB', undefined],
+  ['', undefined],
+  ['GB', undefined],
+  ['-1', undefined],
+  ['1e3', undefined],
+  ['10GBs', undefined],
+  ['5iB', undefined],
+  ['constructor', undefined],
+])('the size %j is %j', (text, bytes) => {
+  expect(parseSize(text)).toBe(bytes)
 })

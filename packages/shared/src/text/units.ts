@@ -11,6 +11,19 @@ export function formatSize(bytes: number, base: 1000 | 1024): string {
   return `${threeDigits(rest)} ${suffixes[unit]}`
 }
 
+const factors: Readonly<Record<string, number>> = {
+  ...{ '': 1, k: 1e3, m: 1e6, g: 1e9, t: 1e12 },
+  ...{ ki: 2 ** 10, mi: 2 ** 20, gi: 2 ** 30, ti: 2 ** 40 },
+}
+
+/** Bytes of `500`, `1.5GB`, `10g` (powers of 1000) or `512MiB` (of 1024), of any case; undefined for anything else. */
+export function parseSize(text: string): number | undefined {
+  const match = /^(\d{1,15}(?:\.\d{1,15})?) ?([kmgt]?i?)b?$/i.exec(text)
+  const factor = factors[match?.[2]?.toLowerCase() ?? ''] ?? Number.NaN
+  const bytes = Math.round(Number(match?.[1]) * factor)
+  return Number.isSafeInteger(bytes) ? bytes : undefined
+}
+
 /** `%.3g` of a number that is 0 or at least 1: half rounds to even, as the digits are exact. */
 function threeDigits(value: number): string {
   if (value === 0) return '0'

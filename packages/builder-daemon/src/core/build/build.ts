@@ -7,9 +7,11 @@ import type { ImageRecord, ImageStore } from '../../ports/image-store.js'
 import { assembleConfig } from '../image/assemble.js'
 import { type PlanOptions, planBuild } from '../plan/from-dockerfile.js'
 import type { Plan, PlannedImage, Platform, Vertex, VertexId } from '../plan/plan.js'
+import { filteredStages, unknownStageWarnings } from '../plan/stage-filter.js'
 import { type BuildEnvironment, emptySnapshot, type Snapshot } from '../solve/environment.js'
 import { executeVertex } from '../solve/execute.js'
 import { solve } from '../solve/solver.js'
+import { completeEnvironment, type PlanEnvironment, type SessionEnvironment } from './plan-environment.js'
 import type { BuildProgress } from './progress.js'
 import { mergeStageLayers } from './stage-layers.js'
 
@@ -19,8 +21,12 @@ export interface BuildInput {
   readonly plans: readonly PlanOptions[]
   /** Local names for the result, canonical; they are not for an image of several. */
   readonly names: readonly string[]
+  /** The same for every build of the same files, for comparing it with the last one. */
+  readonly project: string
   /** `stage`: one layer per stage, as the original makes them. */
   readonly layers: 'instruction' | 'stage'
+  /** Stages, by name or index, of which nothing is taken from the cache; what names no stage is warned of. */
+  readonly noCacheFilter: readonly string[]
 }
 
 export interface BuildServices {
@@ -29,14 +35,15 @@ export interface BuildServices {
   readonly clock: Clock
   readonly progress: BuildProgress
   /** Made once the plan says which layers are exported. */
-  readonly environment: (sealed: ReadonlySet<VertexId>) => BuildEnvironment
+  readonly environment: (sealed: ReadonlySet<VertexId>) => SessionEnvironment
   /** Fails with ISB_PLATFORM_UNSUPPORTED when programs for this platform cannot be run here. */
   readonly requireRunnable: (platform: Platform) => Promise<void>
 }
 
 /**
- * Dockerfile in, stored images out, in the order of `plans`. Everything is planned before the first step is done, the
- * platforms are then built one after the other. Outputs and iidfiles are the caller's business.
+ * Dockerfile in, stored images out, in the order of `plans`. Everything is planned before the first step is done; the
+ * platforms are then built at once, and nothing is stored unless all of them succeed. Outputs and iidfiles are the
+ * caller's business.
  */
 export async function runBuild(
   input: BuildInput,
@@ -45,6 +52,9 @@ export async function runBuild(
 ): Promise<readonly ImageRecord[]> {
   const { progress, clock, resolver } = services
   const dockerfile = parseDockerfile(input.dockerfile.content, input.dockerfile.name)
+  for (const message of unknownStageWarnings(dockerfile.stages, input.noCacheFilter)) {
+    progress.note({ kind: 'warning', at: clock.now(), message })
+  }
   const plans: Plan[] = []
   const warned = new Set<string>()
   for (const options of input.plans) {
@@ -65,9 +75,55 @@ export async function runBuild(
   }
   for (const plan of plans) await requireRunnable(plan, services)
   progress.start(plans.flatMap(({ steps }) => steps))
-  const records: ImageRecord[] = []
-  for (const plan of plans) records.push(await buildPlanned(plan, input, services, signal))
-  return records
+  const noCacheStages = filteredStages(dockerfile.stages, input.noCacheFilter).indexes
+  const work: PlannedWork[] = []
+  for (const plan of plans) {
+    const session = services.environment(exportedVertices(plan))
+    const environment = await completeEnvironment(plan, session, { noCacheStages, project: input.project })
+    work.push({ plan, environment })
+  }
+  try {
+    const records: ImageRecord[] = []
+    for (const solved of await solveAll(work, signal)) {
+      records.push(await commitSolved(solved, input, services, signal))
+    }
+    return records
+  } finally {
+    for (const { environment } of work) await environment.remember()
+  }
+}
+
+interface PlannedWork {
+  readonly plan: Plan
+  readonly environment: PlanEnvironment
+}
+
+interface SolvedPlan extends PlannedWork {
+  readonly results: ReadonlyMap<VertexId, Snapshot>
+}
+
+/** All plans at once; the first failure aborts the others, and is what rejects once all of them have stopped. */
+async function solveAll(work: readonly PlannedWork[], signal: AbortSignal): Promise<readonly SolvedPlan[]> {
+  const failure = new AbortController()
+  const inner = AbortSignal.any([signal, failure.signal])
+  let first: { readonly error: unknown } | undefined
+  const solved: SolvedPlan[] = []
+  const solveOne = async ({ plan, environment }: PlannedWork, place: number): Promise<void> => {
+    try {
+      await finishConfigSteps(plan, environment)
+      const results = await solve<Snapshot>(plan, {
+        signal: inner,
+        execute: (vertex, done, own) => executeVertex(environment, vertex, done, own),
+      })
+      solved[place] = { plan, environment, results }
+    } catch (error) {
+      first ??= { error }
+      failure.abort()
+    }
+  }
+  await Promise.all(work.map(solveOne))
+  if (first !== undefined) throw first.error
+  return solved
 }
 
 /** Several plans are shown as one build, each step with its platform. */
@@ -99,20 +155,12 @@ async function requireRunnable(plan: Plan, { requireRunnable: require }: BuildSe
   }
 }
 
-async function buildPlanned(
-  plan: Plan,
+async function commitSolved(
+  { plan, environment, results }: SolvedPlan,
   input: BuildInput,
-  services: BuildServices,
+  { progress, clock, images }: BuildServices,
   signal: AbortSignal,
 ): Promise<ImageRecord> {
-  const { progress, clock, images } = services
-  await finishConfigSteps(plan, progress)
-
-  const environment = services.environment(exportedVertices(plan))
-  const results = await solve<Snapshot>(plan, {
-    signal,
-    execute: (vertex, done, inner) => executeVertex(environment, vertex, done, inner),
-  })
   const created = new Date(environment.fixedTime === undefined ? clock.now() : environment.fixedTime * 1000)
   const final =
     input.layers === 'stage' ? await mergeStageLayers(environment, plan, results, signal) : results
@@ -143,10 +191,14 @@ async function buildPlanned(
 }
 
 /** Instructions without a vertex of their own are done as soon as the build is planned. */
-async function finishConfigSteps(plan: Plan, progress: BuildProgress): Promise<void> {
+async function finishConfigSteps(
+  plan: Plan,
+  { progress, explainer }: Pick<BuildEnvironment, 'progress' | 'explainer'>,
+): Promise<void> {
   const shown = new Set(plan.vertices.map((vertex) => vertex.step))
   for (const step of plan.steps) {
-    if (!shown.has(step.number)) await progress.stepFinished(step.number, 'done')
+    if (shown.has(step.number)) continue
+    await progress.stepFinished(step.number, 'done', explainer.configured(step))
   }
 }
 

@@ -28,6 +28,8 @@ function brief(event: BuildEvent): string {
   switch (event.kind) {
     case 'step-started':
       return `start ${event.step}`
+    case 'step-skipped':
+      return `skipped ${event.step}`
     case 'step-finished':
       return `${event.outcome} ${event.step}`
     case 'output':
@@ -81,7 +83,7 @@ test('a build that waits says so first', async () => {
   expect(await watch(progress)).toEqual(['queued', 'started'])
 })
 
-test('notes come after all steps, and steps that never ran do not come', async () => {
+test('notes come after all steps, and steps that never ran are skipped', async () => {
   const progress = progressOf()
   progress.start(steps(3))
   progress.note({ kind: 'warning', at: 0, message: 'one' })
@@ -96,6 +98,7 @@ test('notes come after all steps, and steps that never ran do not come', async (
       'start 1',
       'output 1 a',
       'failed 1',
+      'skipped 2',
       'start 3',
       'cancelled 3',
       'warning one',
@@ -121,7 +124,7 @@ test('finished steps are counted once each', async () => {
   await progress.stepFinished(9, 'done')
   expect(progress.counts()).toEqual({ finishedSteps: 1, totalSteps: 2 })
   await progress.end()
-  expect(await watch(progress)).toEqual(['started', 'start 1', 'done 1'])
+  expect(await watch(progress)).toEqual(['started', 'start 1', 'done 1', 'skipped 2'])
 })
 
 test('a watcher that leaves ends, wherever it waits', async () => {

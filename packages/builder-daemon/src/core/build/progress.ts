@@ -1,3 +1,4 @@
+import type { StepCache } from '@isula-build/shared/progress/cache-reason.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Clock } from '../../ports/clock.js'
 import type { Step } from '../plan/plan.js'
@@ -5,13 +6,20 @@ import { type Deferred, deferred } from './deferred.js'
 
 type Outcome = 'done' | 'cached' | 'failed' | 'cancelled'
 
+interface StepEnd {
+  readonly outcome: Outcome
+  readonly at: number
+  /** Found out apart: only who watches waits for it. */
+  readonly cache?: StepCache | Promise<StepCache> | undefined
+}
+
 interface StepState {
   readonly step: Step
   startedAt: number | undefined
   spool: string | undefined
   isFinished: boolean
   readonly started: Deferred<void>
-  readonly finished: Deferred<{ outcome: Outcome; at: number }>
+  readonly finished: Deferred<StepEnd>
 }
 
 /** Follows a growing spool file until `finished` settles and everything written was seen. */
@@ -63,7 +71,7 @@ export class BuildProgress {
         spool: undefined,
         isFinished: false,
         started: deferred<void>(),
-        finished: deferred<{ outcome: Outcome; at: number }>(),
+        finished: deferred<StepEnd>(),
       })),
     )
   }
@@ -76,13 +84,13 @@ export class BuildProgress {
     state.started.resolve()
   }
 
-  async stepFinished(number: number, outcome: Outcome): Promise<void> {
+  async stepFinished(number: number, outcome: Outcome, cache?: StepEnd['cache']): Promise<void> {
     const state = await this.state(number)
     if (state === undefined || state.isFinished) return
     state.isFinished = true
     await this.stepStarted(number)
     this.finishedSteps++
-    state.finished.resolve({ outcome, at: this.clock.now() })
+    state.finished.resolve({ outcome, cache, at: this.clock.now() })
   }
 
   /** Shown as soon as all steps were, in the order noted. */
@@ -95,7 +103,7 @@ export class BuildProgress {
     this.notes.add(this.lineEvent(line))
   }
 
-  /** Ends every watcher after what was noted; steps that never ran are not shown. */
+  /** Ends every watcher after what was noted; steps that never ran are shown as skipped. */
   async end(): Promise<void> {
     this.planned.resolve([])
     for (const state of await this.planned.promise) {
@@ -112,16 +120,20 @@ export class BuildProgress {
     yield { kind: 'started', at: this.clock.now(), buildId: this.buildId, totalSteps: states.length }
     for (const state of states) {
       await abortable(state.started.promise, signal)
-      if (state.startedAt === undefined) continue
       const { number: step, stage, text } = state.step
+      if (state.startedAt === undefined) {
+        yield { kind: 'step-skipped', at: this.clock.now(), step, stage, text }
+        continue
+      }
       yield { kind: 'step-started', at: state.startedAt, step, stage, text }
       if (state.spool !== undefined) {
         for await (const data of this.follow(state.spool, state.finished.promise, signal)) {
           yield { kind: 'output', at: this.clock.now(), step, data }
         }
       }
-      const { outcome, at } = await abortable(state.finished.promise, signal)
-      yield { kind: 'step-finished', at, step, outcome }
+      const { outcome, at, cache: explaining } = await abortable(state.finished.promise, signal)
+      const cache = explaining && (await abortable(Promise.resolve(explaining), signal))
+      yield { kind: 'step-finished', at, step, outcome, ...(cache && { cache }) }
     }
     yield* this.notes.until(this.ended.promise, signal)
   }

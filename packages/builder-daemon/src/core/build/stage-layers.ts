@@ -42,7 +42,7 @@ export async function mergeStageLayers(
     for (const id of chain) {
       const snapshot = results.get(id) ?? emptySnapshot
       merged.set(id, {
-        key: snapshot.key,
+        ...snapshot,
         layers: [...below.layers, layer.id],
         own: id === last ? layer : null,
       })

@@ -3,7 +3,7 @@ import type { SourceRange } from '@isula-build/shared/dockerfile/source.js'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { ResolvedImage } from '../../ports/image-resolver.js'
 import { describeStep } from './describe.js'
-import type { Step, Vertex, VertexId } from './plan.js'
+import type { Step, StepDefinition, Vertex, VertexId } from './plan.js'
 import type { Site } from './stage-context.js'
 import type { StageNode } from './stage-graph.js'
 import { imagePlatform } from './stage-state.js'
@@ -25,7 +25,7 @@ export interface Draft {
     node: StageNode,
     instruction: FromInstruction | Instruction,
     site: Site,
-    vertex: VertexId | undefined,
+    made: { readonly vertex: VertexId | undefined; readonly definition: StepDefinition },
   ): void
   addVertex(vertex: Vertex): void
   /** The vertex of an image that is only copied from or mounted: one for the whole plan. */
@@ -57,7 +57,7 @@ export function createDraft(): Draft {
     vertices,
     steps,
     nextStep: () => steps.length + 1,
-    addStep(node, instruction, site, vertex) {
+    addStep(node, instruction, site, { vertex, definition }) {
       if (steps.length >= maxSteps) {
         throw new BuilderError('ISB_LIMIT_EXCEEDED', `the build has more than ${maxSteps} steps`, {
           source: site.source,
@@ -70,6 +70,7 @@ export function createDraft(): Draft {
         stage: node.label,
         text: describeStep(instruction),
         ...(vertex === undefined ? {} : { vertex }),
+        definition,
         source: site.source,
       })
     },

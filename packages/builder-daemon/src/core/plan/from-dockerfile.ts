@@ -4,13 +4,14 @@ import { rootedPath } from '@isula-build/shared/oci/byte-path.js'
 import type { ImageResolver } from '../../ports/image-resolver.js'
 import { mutateConfig } from '../image/mutate.js'
 import { globalArguments, unconsumedWarning } from './arguments.js'
+import { fromDefinition, instructionDefinition } from './definition.js'
 import { createDraft, type Draft } from './draft.js'
 import { createExpander, located } from './expansion.js'
 import { planCopy } from './from-copy.js'
 import { planMeta } from './from-meta.js'
 import { planRun } from './from-run.js'
 import type { PlanOptions } from './options.js'
-import type { Plan, PlannedImage, PlannedStage, Vertex } from './plan.js'
+import type { Plan, PlannedImage, PlannedStage, Vertex, VertexId } from './plan.js'
 import { type Site, type StageContext, stack, vertexBase } from './stage-context.js'
 import { buildStageGraph, findOrigin, type StageGraph, type StageNode, targetStage } from './stage-graph.js'
 import { resolveStages, type StageImages, triggerError } from './stage-images.js'
@@ -33,6 +34,7 @@ interface Planning {
   readonly images: StageImages
   readonly draft: Draft
   readonly states: Map<number, StageState>
+  readonly globals: ReadonlyMap<string, string>
   readonly context: (state: StageState) => StageContext
 }
 
@@ -63,6 +65,7 @@ export async function planBuild(
     images,
     draft,
     states,
+    globals,
     context: (state) => ({
       state,
       buildArgs,
@@ -137,19 +140,30 @@ function startStage(planning: Planning, node: StageNode): StageState {
   const { base, source } = node
   const { from } = node.stage
   const site: Site = { step: draft.nextStep(), stageIndex: node.index, source, at: () => source }
+  const addStep = (meaning: string, vertex?: VertexId): void => {
+    const stage = base.kind === 'stage' ? { stage: base.index } : {}
+    draft.addStep(node, from, site, {
+      vertex,
+      definition: fromDefinition(from, planning.globals, {
+        meaning,
+        escape: planning.graph.dockerfile.escape,
+        ...stage,
+      }),
+    })
+  }
   switch (base.kind) {
     case 'stage':
-      draft.addStep(node, from, site, undefined)
+      addStep(`stage ${nodeOf(planning.graph, base.index).label}`)
       return derivedState(stateOf(states, base.index))
     case 'scratch':
-      draft.addStep(node, from, site, undefined)
+      addStep('scratch')
       return scratchState(options.platform)
     case 'context': {
       const state = scratchState(options.platform)
       const context = planning.context(state)
       const vertex = contextVertex(context, site, base.context)
       stack(context, vertex, `COPY . / # context ${base.context}`)
-      draft.addStep(node, from, site, vertex.id)
+      addStep('context', vertex.id)
       return state
     }
     case 'image': {
@@ -163,7 +177,7 @@ function startStage(planning: Planning, node: StageNode): StageState {
       }
       draft.addVertex(vertex)
       state.vertex = vertex.id
-      draft.addStep(node, from, site, vertex.id)
+      addStep('image', vertex.id)
       return state
     }
   }
@@ -196,17 +210,18 @@ function planInstruction(
   const { draft } = planning
   const { node, state } = stage
   const before = { vertex: state.vertex, entries: state.history.length }
+  state.variables.reads.clear()
   located(
     () => site.source,
     () => dispatch(planning.context(state), instruction, site),
   )
-  draft.addStep(
-    node,
-    instruction,
-    site,
-    state.vertex === before.vertex ? undefined : (state.vertex ?? undefined),
-  )
-  for (const entry of state.history.slice(before.entries)) draft.countHistory(entry.created_by ?? '', site)
+  const entries = state.history.slice(before.entries).map((entry) => entry.created_by ?? '')
+  const vertex = state.vertex === before.vertex ? undefined : (state.vertex ?? undefined)
+  draft.addStep(node, instruction, site, {
+    vertex,
+    definition: instructionDefinition(instruction, state, vertex === undefined ? entries : []),
+  })
+  for (const entry of entries) draft.countHistory(entry, site)
 }
 
 function dispatch(context: StageContext, instruction: Instruction, site: Site): void {

@@ -12,6 +12,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { bytesOfText, rootedPath } from '@isula-build/shared/oci/byte-path.js'
 import type { Healthcheck } from '@isula-build/shared/oci/image-config.js'
 import type { ConfigChange } from '../image/mutate.js'
+import { usesOf } from './definition.js'
 import { located } from './expansion.js'
 import { healthcheckText, plainList, quotedList } from './history-text.js'
 import { isProxyVariable } from './options.js'
@@ -131,6 +132,7 @@ function envEffect(context: StageContext, written: readonly KeyValue[], site: Si
   const { state } = context
   // Values of one ENV see what was set before the instruction, not each other.
   const pairs = expandPairs(context, written, site)
+  const uses = usesOf(state)
   for (const [key, value] of pairs) {
     if (key === '') {
       throw new BuilderError('ISB_DOCKERFILE_SYNTAX', 'the name of a variable expands to nothing', {
@@ -138,6 +140,7 @@ function envEffect(context: StageContext, written: readonly KeyValue[], site: Si
       })
     }
     state.variables.set(key, value)
+    state.argumentsOf.set(key, uses)
     state.ownEnv.add(key)
     state.hidden.delete(key)
   }
@@ -152,6 +155,10 @@ function declareArguments(context: StageContext, instruction: ArgInstruction, si
     const value = given ?? (written === undefined ? globals.get(key) : expandAt(context, written, site))
     const isHidden = given !== undefined && isProxyVariable(key)
     if (value !== undefined) state.variables.set(key, value)
+    if (!isHidden) {
+      state.argumentsOf.set(key, [{ name: key, value: value ?? '' }, ...usesOf(state)])
+      state.variables.reads.add(key)
+    }
     if (isHidden) {
       state.hidden.add(key)
       return key

@@ -30,7 +30,27 @@ export interface Step {
   readonly text: string
   /** The vertex that does the work; absent for config-only instructions. */
   readonly vertex?: VertexId
+  readonly definition: StepDefinition
   readonly source: SourceRange
+}
+
+/** What a step says, for telling how it differs from the same step of another build. */
+export interface StepDefinition {
+  /** `from`, `run`, `env`, … */
+  readonly instruction: string
+  /** As written, on one line, here-documents included, without credentials in URLs. */
+  readonly text: string
+  /** What it says after expansion, as far as no vertex says it. */
+  readonly meaning: string
+  /** Build args that what it says depends on, itself or by variables set from them, with their values. */
+  readonly args: readonly ArgumentUse[]
+  /** FROM names a stage: its index. */
+  readonly baseStage?: number
+}
+
+export interface ArgumentUse {
+  readonly name: string
+  readonly value: string
 }
 
 export interface PlannedStage {

@@ -2,7 +2,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { ContainerConfig } from '@isula-build/shared/oci/image-config.js'
 import type { ResolvedImage } from '../../ports/image-resolver.js'
 import { type ConfigChange, mutateConfig, splitEnv } from '../image/mutate.js'
-import type { PlannedHistory, PlannedImage, Platform, VertexId } from './plan.js'
+import type { ArgumentUse, PlannedHistory, PlannedImage, Platform, VertexId } from './plan.js'
 
 /** A stage while its instructions are planned, one after the other. */
 export interface StageState {
@@ -17,6 +17,8 @@ export interface StageState {
   readonly history: PlannedHistory[]
   /** What expansion and RUN see: the config's variables and the ARGs. */
   readonly variables: Variables
+  /** The build args that the values of variables come from; variables that owe nothing to any are left out. */
+  readonly argumentsOf: Map<string, readonly ArgumentUse[]>
   /** ARGs declared so far, with the value they had then; RUN history shows them. */
   readonly buildArgs: Map<string, string>
   /** Proxy settings that came in as build args: RUN gets them apart, nothing stores them. */
@@ -34,13 +36,17 @@ const maxVariables = 5000
 /** An ordered environment that hands out `NAME=value` lists without making them anew. */
 export class Variables {
   readonly #entries: Map<string, string>
+  /** Names that were looked up and set, since somebody cleared it. */
+  readonly reads = new Set<string>()
 
   constructor(source?: Variables) {
     this.#entries = new Map(source === undefined ? [] : source.#entries)
   }
 
   get(name: string): string | undefined {
-    return this.#entries.get(name)?.slice(name.length + 1)
+    const entry = this.#entries.get(name)
+    if (entry !== undefined) this.reads.add(name)
+    return entry?.slice(name.length + 1)
   }
 
   /** A known name keeps its place. Fails with ISB_LIMIT_EXCEEDED beyond 5000 names. */
@@ -86,6 +92,7 @@ export function derivedState(state: StageState): StageState {
     pending: [],
     history: [...state.history],
     variables: new Variables(state.variables),
+    argumentsOf: new Map(state.argumentsOf),
     buildArgs: new Map(state.buildArgs),
     hidden: new Set(state.hidden),
     ownEnv: new Set(state.ownEnv),
@@ -108,6 +115,7 @@ function startState(
     pending: [],
     history: [],
     variables,
+    argumentsOf: new Map(),
     buildArgs: new Map(),
     hidden: new Set(),
     ownEnv: new Set(),

@@ -12,15 +12,8 @@ import type {
   WorkdirVertex,
 } from '../plan/plan.js'
 
-/** What a key depends on besides the vertex itself. */
-export interface KeyContext {
-  /** Key of the state below; absent for `FROM scratch` and images. */
-  readonly parent?: string | undefined
-  /**
-   * Keys of what else is read, in the order of the vertex's inputs or mounts. What is known only when
-   * it is read (contexts, secrets) has its own key beside this one, or a value the caller puts in here.
-   */
-  readonly inputs: readonly string[]
+/** What a shape depends on besides the vertex itself. */
+export interface ShapeContext {
   /** Seconds since the epoch. */
   readonly fixedTime?: number | undefined
   /** Added to the default ones; RUN only, as the three below. */
@@ -30,37 +23,36 @@ export interface KeyContext {
   readonly network?: 'host' | 'none' | undefined
 }
 
-export interface StaticKey {
+/** A vertex that does something. */
+export type WorkVertex = Exclude<Vertex, ImageVertex>
+
+export interface Shape {
   /** 64 hex digits. */
-  readonly key: string
+  readonly shape: string
   readonly parts: readonly CachePart[]
 }
 
 /** Changes with the meaning of any part, so that records of another version never match. */
-const version = '1'
+const version = '2'
 
 /**
- * What is known of a vertex before any content is read, as named parts and their digest. Two vertices
- * with the same key make the same change to the same state. Neither the config nor the Dockerfile's
- * spelling counts, only what reaches the file system; proxy settings and the values of secrets do not.
+ * What a vertex does, as named parts and their digest, whatever it stands on. Two vertices of one shape make
+ * the same change to the same state with the same content. Neither the config nor the Dockerfile's spelling
+ * counts, only what reaches the file system; proxy settings and the values of secrets do not.
  */
-export function staticKey(vertex: Vertex, context: KeyContext): StaticKey {
+export function shapeOf(vertex: WorkVertex, context: ShapeContext = {}): Shape {
   const parts: CachePart[] = [
     part('version', version),
     part('kind', vertex.kind),
     part('platform', formatPlatform(vertex.platform)),
     ...vertexParts(vertex, context),
-    ...(vertex.kind === 'image' ? [] : [part('fixed time', context.fixedTime ?? null)]),
-    ...(context.parent === undefined ? [] : [part('parent', context.parent)]),
-    ...context.inputs.map((key, i) => part(`input ${i + 1}`, key)),
+    part('fixed time', context.fixedTime ?? null),
   ]
-  return { key: digestParts(parts), parts }
+  return { shape: digestParts(parts), parts }
 }
 
-function vertexParts(vertex: Vertex, context: KeyContext): readonly CachePart[] {
+function vertexParts(vertex: WorkVertex, context: ShapeContext): readonly CachePart[] {
   switch (vertex.kind) {
-    case 'image':
-      return imageParts(vertex)
     case 'workdir':
       return workdirParts(vertex)
     case 'copy':
@@ -68,10 +60,6 @@ function vertexParts(vertex: Vertex, context: KeyContext): readonly CachePart[] 
     case 'run':
       return runParts(vertex, context)
   }
-}
-
-function imageParts({ image }: ImageVertex): readonly CachePart[] {
-  return image.config.rootfs.diff_ids.map((diffId, i) => part(`layer ${i + 1}`, diffId))
 }
 
 function workdirParts({ path, user }: WorkdirVertex): readonly CachePart[] {
@@ -106,7 +94,7 @@ function sourceOf(input: CopyInput): unknown {
   }
 }
 
-function runParts(vertex: RunVertex, context: KeyContext): readonly CachePart[] {
+function runParts(vertex: RunVertex, context: ShapeContext): readonly CachePart[] {
   const { args, scripts, env, user, cwd, mounts, network, security } = vertex
   return [
     part('command', args),
@@ -147,13 +135,18 @@ function mountOf(mount: RunMount): unknown {
   }
 }
 
-/** Vertex ids are names inside one plan; the keys of what they stand for are among the inputs. */
+/** Vertex ids are names inside one plan; what they stand for is part of the origin. */
 function originOf(from: Extract<RunMount, { type: 'bind' }>['from']): unknown {
   return from.kind === 'context' ? ['context', from.context] : ['stage', from.vertex === null]
 }
 
 function part(name: string, value: unknown): CachePart {
   return { name, value: typeof value === 'string' ? value : JSON.stringify(value) }
+}
+
+/** One digest for several keys. */
+export function digestKeys(keys: readonly string[]): string {
+  return digestParts(keys.map((value, i) => ({ name: String(i), value })))
 }
 
 /** Length before text, in code units, so that no two lists of parts have the same encoding. */

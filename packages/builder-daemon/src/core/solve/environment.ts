@@ -1,13 +1,20 @@
+import { createHash } from 'node:crypto'
 import type { CacheIndex } from '../../ports/cache-index.js'
 import type { CacheMounts } from '../../ports/cache-mounts.js'
 import type { ContextProvider } from '../../ports/contexts.js'
 import type { Downloader } from '../../ports/downloads.js'
 import type { LayerId, LayerStore, Lease } from '../../ports/layer-store.js'
-import type { LayerWorkers, SealResult } from '../../ports/layer-worker.js'
+import type { IdentifiedLayer, LayerWorkers, SealResult } from '../../ports/layer-worker.js'
 import type { Logger } from '../../ports/logger.js'
 import type { Runtime } from '../../ports/runtime.js'
 import type { BuildProgress } from '../build/progress.js'
 import type { VertexId } from '../plan/plan.js'
+import type { StepSlots } from '../queue/step-slots.js'
+import type { Executed } from './executed.js'
+import type { Explainer } from './explain.js'
+import type { OutputFile, SharedExecutions } from './shared-executions.js'
+import type { SharedLease } from './shared-lease.js'
+import type { LayerStates } from './states.js'
 
 /** Effects that executing a vertex needs. */
 export interface ExecutionPorts {
@@ -18,6 +25,29 @@ export interface ExecutionPorts {
   readonly cacheMounts: CacheMounts
   readonly downloads: Downloader
   readonly log: Logger
+}
+
+/** What all builds of the daemon have in common while they are executed. */
+export interface Executions {
+  readonly steps: SharedExecutions<Executed>
+  /** What a bind of a context shows, as a layer, and the digest of its content. */
+  readonly contextLayers: SharedExecutions<ContextLayer>
+  /** Hashing layers that are exported. */
+  readonly seals: SharedExecutions<IdentifiedLayer>
+  readonly slots: StepSlots
+}
+
+export interface ContextLayer {
+  readonly id: LayerId
+  readonly contentKey: string
+}
+
+/** Files that the output of RUNs goes to. */
+export interface RunOutput {
+  /** An empty file. */
+  open(): OutputFile
+  /** Makes the file at `path` the output of a step of this build, to be watched; the result lasts as long as the build. */
+  adopt(path: string, step: number): string
 }
 
 export interface AgentSocketOwner {
@@ -37,10 +67,20 @@ export interface BuildEnvironment {
   readonly ports: ExecutionPorts
   readonly buildId: string
   readonly uid: number
+  /** Of this build among all of the daemon's: a lower one came earlier. */
+  readonly order: number
+  /** Aborts when the build ends, however it ends. */
+  readonly signal: AbortSignal
   readonly lease: Lease
+  readonly retainLease: SharedLease['retain']
+  readonly executions: Executions
   readonly progress: BuildProgress
   readonly contexts: ContextProvider
   readonly noCache: boolean
+  /** Stages of which nothing is taken from the cache. */
+  readonly noCacheStages: ReadonlySet<number>
+  readonly states: LayerStates
+  readonly explainer: Explainer
   /** Seconds since the epoch; every entry of a new layer gets this mtime. */
   readonly fixedTime: number | undefined
   readonly addCapabilities: readonly string[]
@@ -55,18 +95,19 @@ export interface BuildEnvironment {
   readonly insecureAllowed: boolean
   /** Vertices whose diff ID the exported image needs. */
   readonly sealed: ReadonlySet<VertexId>
-  /** Where RUN output of a step goes. */
-  readonly spool: (step: number) => string
-  /** The last lines of a spool, for error messages. */
-  readonly spoolTail: (path: string) => Promise<readonly string[]>
+  readonly output: RunOutput
+  /** The last lines of an output file, for error messages. */
+  readonly outputTail: (path: string) => Promise<readonly string[]>
 }
 
 /** A file system state some vertex produced. */
 export interface Snapshot {
-  /** Cache key of the state. */
+  /** Names the stack: states with equal keys are the same layers. */
   readonly key: string
   /** Complete stack, bottom first. */
   readonly layers: readonly LayerId[]
+  /** A secret, an ssh agent or credentials had a part in it, so it is nobody else's. */
+  readonly tainted: boolean
   /** What this vertex added; null when it changed nothing. */
   readonly own: OwnLayer | null
 }
@@ -77,7 +118,17 @@ export interface OwnLayer {
   readonly sealed: Promise<Pick<SealResult, 'diffId' | 'tarSize'>>
 }
 
-export const emptySnapshot: Snapshot = { key: 'scratch', layers: [], own: null }
+export const emptySnapshot: Snapshot = imageSnapshot([])
+
+/** Layers that are there for everybody. */
+export function imageSnapshot(layers: readonly LayerId[]): Snapshot {
+  return { key: stackKey(layers), layers, tainted: false, own: null }
+}
+
+/** Layer IDs are never used again, so they say what a state is more surely than how it was made. */
+export function stackKey(layers: readonly LayerId[]): string {
+  return createHash('sha256').update(layers.join('\n')).digest('hex')
+}
 
 /** `diff` directories, top first, as layer jobs want them. */
 export function lowerDirectories(ports: ExecutionPorts, layers: readonly LayerId[]): readonly string[] {

@@ -1,22 +1,18 @@
-import type { CacheRecord } from '../../ports/cache-index.js'
-import type { StagingLayer } from '../../ports/layer-store.js'
-import type { CopyParams, ResolvedCopyInput } from '../../ports/layer-worker.js'
+import { redactUrls } from '@isula-build/shared/text/redact.js'
+import type { LayerId } from '../../ports/layer-store.js'
+import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
 import type { CopyVertex, VertexId } from '../plan/plan.js'
-import { staticKey } from './cache-key.js'
-import { type BuildEnvironment, lowerDirectories, type Snapshot } from './environment.js'
-import type { Executed } from './execute.js'
-import {
-  childSnapshot,
-  holdCached,
-  ownLayer,
-  parentSnapshot,
-  publishLayer,
-  withStaging,
-} from './layer-result.js'
+import { shapeOf } from './cache-key.js'
+import { type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
+import { type BuildEnvironment, lowerDirectories, type OwnLayer, type Snapshot } from './environment.js'
+import { type Executed, executedFrom } from './executed.js'
+import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
+import { shareStep } from './shared-step.js'
 
 /**
- * COPY and ADD. The static key says what is copied where; the content key what it holds. Content is
- * read beforehand only when some record with this static key could match, so a first build reads it once.
+ * COPY and ADD. The shape says what is copied where, the content key what it holds. Content is read
+ * beforehand only when some record could match, so a first build reads it once; and not at all where
+ * everything comes from layers that a record was made from.
  */
 export async function executeCopy(
   environment: BuildEnvironment,
@@ -24,38 +20,110 @@ export async function executeCopy(
   results: ReadonlyMap<VertexId, Snapshot>,
   signal: AbortSignal,
 ): Promise<Executed> {
-  const { ports, uid } = environment
   const parent = parentSnapshot(vertex.parent, results)
-  const inputKeys = vertex.inputs.map((input) =>
-    input.kind === 'vertex' ? parentSnapshot(input.vertex, results).key : '',
+  const { shape } = shapeOf(vertex, { fixedTime: environment.fixedTime })
+  const inputs = vertex.inputs.flatMap((input) =>
+    input.kind === 'vertex' ? [parentSnapshot(input.vertex, results)] : [],
   )
-  const { key, parts } = staticKey(vertex, {
-    parent: parent.key,
-    inputs: inputKeys,
-    fixedTime: environment.fixedTime,
-  })
+  const findOrCopy = (inner: AbortSignal): Promise<Executed> =>
+    findOrMake(environment, vertex, { parent, results, shape, inputs, signal: inner })
+  const identities = await contextIdentities(environment, vertex, signal)
+  // What a URL gives is asked for by every build.
+  const isRepeatable = !vertex.inputs.some((input) => input.kind === 'url')
+  const key = isRepeatable ? [queryKey({ shape, parent, inputs }), ...identities].join(' ') : undefined
+  const wish = { vertex, parent, signal, key }
+  if (identities.length === 0) {
+    return await shareStep(environment, wish, async (execution) => {
+      execution.detach()
+      return await findOrCopy(execution.signal)
+    })
+  }
+  // The same directory may hold something else for the next one: he looks himself, and finds what is the same.
+  return await shareStep(environment, { ...wish, adopt: () => findOrCopy(signal) }, (execution) =>
+    findOrCopy(execution.signal),
+  )
+}
+
+/** Which directories the contexts are that the vertex reads. */
+async function contextIdentities(
+  { contexts }: BuildEnvironment,
+  { inputs }: CopyVertex,
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  const names = new Set(inputs.flatMap((input) => (input.kind === 'context' ? [input.context] : [])))
+  const identities: string[] = []
+  for (const name of names) identities.push((await contexts.get(name, signal)).identity)
+  return identities
+}
+
+interface CopyPlace {
+  readonly parent: Snapshot
+  readonly results: ReadonlyMap<VertexId, Snapshot>
+  readonly shape: string
+  readonly inputs: readonly Snapshot[]
+  readonly signal: AbortSignal
+}
+
+async function findOrMake(
+  environment: BuildEnvironment,
+  vertex: CopyVertex,
+  { parent, results, shape, inputs, signal }: CopyPlace,
+): Promise<Executed> {
+  const { ports } = environment
   await using scratch = await downloadScratch(environment, vertex)
+  const resolve = once(() => resolveInputs(environment, vertex, results, { scratch, signal }))
+  const digest = once(async () => {
+    const params = copyParams(environment, vertex, parent, await resolve())
+    return (await ports.workers.run('digestSources', params, signal)).contentKey
+  })
+  const query: CacheQuery = {
+    ...{ vertex, shape, parent, inputs, content: digest },
+    readsInputsOnly: vertex.inputs.every(({ kind }) => kind === 'vertex' || kind === 'inline'),
+    tainted: vertex.inputs.some((input) => input.kind === 'url' && redactUrls(input.url) !== input.url),
+  }
+  const answer = await findCached(environment, query)
+  if (answer.hit !== undefined) return executedFrom(query, answer, ownLayers(answer.hit.own))
   return await withStaging(environment, async (staging) => {
-    const params = await copyParams(environment, vertex, parent, results, { staging, scratch, signal })
-    const records = environment.noCache ? [] : await ports.cache.lookup(uid, key)
-    if (records.length > 0) {
-      const { contentKey } = await ports.workers.run('digestSources', params, signal)
-      const hit = await matching(environment, vertex, records, contentKey)
-      if (hit !== undefined) {
-        await ports.layers.abandon(staging)
-        return { snapshot: childSnapshot(parent, stateKey(key, contentKey), hit), cached: true }
-      }
-    }
-    const copied = await ports.workers.run('copy', params, signal)
+    const params = { ...copyParams(environment, vertex, parent, await resolve()), upper: staging.upper }
+    const copied = await copyInTurn(environment, params, signal)
     const id = await publishLayer(environment, staging, copied)
-    await ports.cache.store(uid, { staticKey: key, contentKey: copied.contentKey, layer: id }, parts)
+    const { contentKey } = copied
+    const record = await storeResult(environment, query, { contentKey, layer: id })
     const own = ownLayer(environment, vertex.id, id, copied)
-    return { snapshot: childSnapshot(parent, stateKey(key, copied.contentKey), own), cached: false }
+    return {
+      snapshot: childSnapshot(parent, own, query.tainted || inputs.some((input) => input.tainted)),
+      cached: false,
+      facts: { shape, contentKey, record, evicted: answer.evicted, sources: ownLayers(own) },
+    }
   })
 }
 
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+  let running: Promise<T> | undefined
+  return () => {
+    running ??= work()
+    return running
+  }
+}
+
+function ownLayers(own: OwnLayer | null): readonly LayerId[] {
+  return own === null ? [] : [own.id]
+}
+
+/** A user's helper may let him wait for ever: who reads through it takes no turn from others. */
+async function copyInTurn(
+  environment: BuildEnvironment,
+  params: CopyParams,
+  signal: AbortSignal,
+): Promise<CopyResult> {
+  const { ports, executions } = environment
+  const usesHelper = params.inputs.some((input) => input.kind === 'tree' && input.root.access === 'helper')
+  if (usesHelper) return await ports.workers.run('copy', params, signal)
+  using _slot = await executions.slots.acquire(environment, signal)
+  return await ports.workers.run('copy', params, signal)
+}
+
 interface Place {
-  readonly staging: StagingLayer
   readonly scratch: { readonly root: string }
   readonly signal: AbortSignal
 }
@@ -73,38 +141,15 @@ async function downloadScratch(
   return { root: staging.root, [Symbol.asyncDispose]: () => layers.abandon(staging) }
 }
 
-async function matching(
-  environment: BuildEnvironment,
-  vertex: CopyVertex,
-  records: readonly CacheRecord[],
-  contentKey: string,
-): Promise<Snapshot['own'] | undefined> {
-  for (const record of records) {
-    if (record.contentKey !== contentKey || record.layer === null) continue
-    const own = await holdCached(environment, vertex.id, record.layer)
-    if (own !== undefined) return own
-  }
-  return undefined
-}
-
-/** Both halves name the state; neither contains the separator. */
-function stateKey(key: string, contentKey: string): string {
-  return `${key}+${contentKey}`
-}
-
-async function copyParams(
+/** Without the directory it is copied to. */
+function copyParams(
   environment: BuildEnvironment,
   vertex: CopyVertex,
   parent: Snapshot,
-  results: ReadonlyMap<VertexId, Snapshot>,
-  place: Place,
-): Promise<CopyParams> {
-  const inputs: ResolvedCopyInput[] = []
-  for (const input of vertex.inputs) {
-    inputs.push(await resolveInput(environment, input, results, place))
-  }
+  inputs: readonly ResolvedCopyInput[],
+): CopyParams {
   return {
-    upper: place.staging.upper,
+    upper: '',
     lowers: lowerDirectories(environment.ports, parent.layers),
     instruction: vertex.instruction,
     inputs,
@@ -117,6 +162,17 @@ async function copyParams(
     excludes: vertex.excludes,
     fixedTime: environment.fixedTime,
   }
+}
+
+async function resolveInputs(
+  environment: BuildEnvironment,
+  vertex: CopyVertex,
+  results: ReadonlyMap<VertexId, Snapshot>,
+  place: Place,
+): Promise<readonly ResolvedCopyInput[]> {
+  const inputs: ResolvedCopyInput[] = []
+  for (const input of vertex.inputs) inputs.push(await resolveInput(environment, input, results, place))
+  return inputs
 }
 
 async function resolveInput(

@@ -1,18 +1,15 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { StagingLayer } from '../../ports/layer-store.js'
 import type { RunExit, RunSpec } from '../../ports/runtime.js'
 import type { RunVertex, VertexId } from '../plan/plan.js'
-import { staticKey } from './cache-key.js'
+import { shapeOf } from './cache-key.js'
+import { type CacheAnswer, type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
 import { type BuildEnvironment, lowerDirectories, lowerLinks, type Snapshot } from './environment.js'
-import type { Executed } from './execute.js'
-import {
-  childSnapshot,
-  holdCached,
-  ownLayer,
-  parentSnapshot,
-  publishLayer,
-  withStaging,
-} from './layer-result.js'
-import { prepareMounts } from './run-mounts.js'
+import { type Executed, executedFrom } from './executed.js'
+import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
+import { needsClient, type PreparedMounts, prepareMounts, readMounts } from './run-mounts.js'
+import type { Execution, OutputFile } from './shared-executions.js'
+import { shareStep } from './shared-step.js'
 
 /** RUN: executes in a container whose upper becomes the layer. */
 export async function executeRun(
@@ -21,7 +18,7 @@ export async function executeRun(
   results: ReadonlyMap<VertexId, Snapshot>,
   signal: AbortSignal,
 ): Promise<Executed> {
-  const { ports, uid, fixedTime, progress } = environment
+  const { fixedTime } = environment
   if (vertex.security === 'insecure' && !environment.insecureAllowed) {
     throw new BuilderError(
       'ISB_PERMISSION_DENIED',
@@ -33,65 +30,103 @@ export async function executeRun(
     )
   }
   const parent = parentSnapshot(vertex.parent, results)
-  await using mounts = await prepareMounts(environment, vertex, results, signal)
-  const { key, parts } = staticKey(vertex, {
-    parent: parent.key,
-    inputs: mounts.keys,
+  const read = await readMounts({ environment, vertex, results, signal })
+  const { shape } = shapeOf(vertex, {
     fixedTime,
     capabilities: environment.addCapabilities,
     isolation: environment.isolation,
     network: environment.network,
   })
   // An ssh agent answers differently every time; nothing says what it answered.
-  const cacheable = !environment.noCache && !vertex.mounts.some((mount) => mount.type === 'ssh')
-  if (cacheable) {
-    const [record] = await ports.cache.lookup(uid, key)
-    if (record?.layer) {
-      const own = await holdCached(environment, vertex.id, record.layer)
-      if (own !== undefined) {
-        await progress.stepStarted(vertex.step)
-        return { snapshot: childSnapshot(parent, key, own), cached: true }
-      }
-    }
+  const isRepeatable = !vertex.mounts.some((mount) => mount.type === 'ssh')
+  const { contentKey, inputs, inputsKey } = read
+  const query: CacheQuery = {
+    ...{ vertex, shape, parent, inputs, inputsKey, readsInputsOnly: false },
+    content: async () => contentKey,
+    tainted: vertex.mounts.some(({ type }) => type === 'ssh' || type === 'secret'),
   }
-  const spool = environment.spool(vertex.step)
-  await progress.stepStarted(vertex.step, spool)
-  return await withStaging(environment, async (staging) => {
-    const lowers = lowerDirectories(ports, parent.layers)
-    const user = await ports.workers.run('resolveUser', { lowers, user: vertex.user }, signal)
-    const spec: RunSpec = {
-      id: `${environment.buildId}-${vertex.step}-${staging.id.slice(0, 8)}`,
-      lowers: lowerLinks(ports, parent.layers),
-      upper: staging.upper,
-      work: staging.work,
-      args: vertex.args,
-      env: runEnvironment(vertex.env, [...environment.proxyEnv, ...mounts.env], user.home),
-      cwd: vertex.cwd,
-      user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
-      mounts: mounts.mounts,
-      network: vertex.network === 'default' ? environment.network : vertex.network,
-      addCapabilities: environment.addCapabilities,
-      insecure: vertex.security === 'insecure',
-      isolation: environment.isolation,
-      hostname: undefined,
-      platform: vertex.platform,
-      spool,
-    }
-    const exit = await ports.runtime.run(spec, signal)
-    await failUnlessZero(environment, vertex, exit, spool)
-    const sealed =
-      fixedTime === undefined
-        ? undefined
-        : await ports.workers.run('seal', { upper: staging.upper, fixedTime }, signal)
-    const id = await publishLayer(environment, staging, sealed)
-    if (!vertex.mounts.some((mount) => mount.type === 'ssh')) {
-      await ports.cache.store(uid, { staticKey: key, contentKey: '', layer: id }, parts)
-    }
-    return {
-      snapshot: childSnapshot(parent, key, ownLayer(environment, vertex.id, id, sealed)),
-      cached: false,
-    }
+  const sources = [...read.contextLayers.values()]
+  const wish = {
+    ...{ vertex, parent, signal },
+    // The proxy changes no result, but may be why a command fails.
+    key: isRepeatable
+      ? [queryKey(query), contentKey, JSON.stringify(environment.proxyEnv)].join(' ')
+      : undefined,
+  }
+  return await shareStep(environment, wish, async (execution) => {
+    if (!needsClient(vertex)) execution.detach()
+    const answer = isRepeatable ? await findCached(environment, query) : unasked
+    if (answer.hit !== undefined) return executedFrom(query, answer, sources)
+    const of = { environment, vertex, results, signal: execution.signal }
+    await using mounts = await prepareMounts(of, read)
+    // An agent is the client's to the end; all else of the client's has been read by now.
+    if (isRepeatable) execution.detach()
+    using slot = await environment.executions.slots.acquire(environment, execution.signal)
+    const output = environment.output.open()
+    execution.show(output)
+    return await withStaging(environment, async (staging) => {
+      const spec = await runSpec(environment, vertex, { parent, mounts, staging, output, execution })
+      const exit = await environment.ports.runtime.run(spec, execution.signal)
+      await failUnlessZero(environment, vertex, exit, output.path)
+      slot.release()
+      const sealing = { upper: staging.upper, fixedTime, identify: answer.known }
+      const sealed =
+        fixedTime === undefined
+          ? undefined
+          : await environment.ports.workers.run('seal', sealing, execution.signal)
+      const id = await publishLayer(environment, staging, sealed)
+      const record = isRepeatable
+        ? await storeResult(environment, query, { contentKey, layer: id })
+        : undefined
+      const own = ownLayer(environment, vertex.id, id, sealed, answer.known)
+      return {
+        snapshot: childSnapshot(parent, own, query.tainted || inputs.some((input) => input.tainted)),
+        cached: false,
+        facts: {
+          ...{ shape, contentKey, record, evicted: answer.evicted, sources },
+          isNeverCached: !isRepeatable,
+        },
+      }
+    })
   })
+}
+
+const unasked: CacheAnswer = { hit: undefined, known: false, evicted: [] }
+
+interface RunPlace {
+  readonly parent: Snapshot
+  readonly mounts: PreparedMounts
+  readonly staging: StagingLayer
+  readonly output: OutputFile
+  readonly execution: Execution
+}
+
+async function runSpec(
+  environment: BuildEnvironment,
+  vertex: RunVertex,
+  { parent, mounts, staging, output, execution }: RunPlace,
+): Promise<RunSpec> {
+  const { ports } = environment
+  const lowers = lowerDirectories(ports, parent.layers)
+  const user = await ports.workers.run('resolveUser', { lowers, user: vertex.user }, execution.signal)
+  return {
+    id: `${environment.buildId}-${vertex.step}-${staging.id.slice(0, 8)}`,
+    lowers: lowerLinks(ports, parent.layers),
+    upper: staging.upper,
+    work: staging.work,
+    args: vertex.args,
+    env: runEnvironment(vertex.env, [...environment.proxyEnv, ...mounts.env], user.home),
+    cwd: vertex.cwd,
+    user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
+    mounts: mounts.mounts,
+    network: vertex.network === 'default' ? environment.network : vertex.network,
+    addCapabilities: environment.addCapabilities,
+    insecure: vertex.security === 'insecure',
+    isolation: environment.isolation,
+    hostname: undefined,
+    platform: vertex.platform,
+    spool: output.path,
+  }
 }
 
 /** The image's variables, then those of `extra` and HOME that it does not set itself. */
@@ -115,14 +150,14 @@ async function failUnlessZero(
   environment: BuildEnvironment,
   vertex: RunVertex,
   exit: RunExit,
-  spool: string,
+  path: string,
 ): Promise<void> {
   if (exit.kind === 'exited' && exit.code === 0) return
+  // The place in the Dockerfile is added by each build that waited.
   const how =
     exit.kind === 'exited' ? `returned a non-zero code: ${exit.code}` : `was killed by signal ${exit.signal}`
   throw new BuilderError('ISB_STEP_FAILED', `The command '${vertex.args.join(' ')}' ${how}`, {
-    source: vertex.source,
     exitCode: exit.kind === 'exited' ? exit.code : 128 + exit.signal,
-    logTail: await environment.spoolTail(spool),
+    logTail: await environment.outputTail(path),
   })
 }

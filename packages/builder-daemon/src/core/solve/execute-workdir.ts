@@ -1,46 +1,53 @@
 import type { VertexId, WorkdirVertex } from '../plan/plan.js'
-import { staticKey } from './cache-key.js'
+import { shapeOf } from './cache-key.js'
+import { type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
 import { type BuildEnvironment, lowerDirectories, type Snapshot } from './environment.js'
-import type { Executed } from './execute.js'
-import {
-  childSnapshot,
-  holdCached,
-  ownLayer,
-  parentSnapshot,
-  publishLayer,
-  withStaging,
-} from './layer-result.js'
+import { type Executed, executedFrom } from './executed.js'
+import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
+import { shareStep } from './shared-step.js'
 
 /** WORKDIR: makes the directory; an existing one adds no layer. */
 export async function executeWorkdir(
   environment: BuildEnvironment,
   vertex: WorkdirVertex,
   results: ReadonlyMap<VertexId, Snapshot>,
+  signal: AbortSignal,
 ): Promise<Executed> {
-  const { ports, uid, fixedTime } = environment
   const parent = parentSnapshot(vertex.parent, results)
-  const { key, parts } = staticKey(vertex, { parent: parent.key, inputs: [], fixedTime })
-  if (!environment.noCache) {
-    const [record] = await ports.cache.lookup(uid, key)
-    if (record !== undefined) {
-      if (record.layer === null) return { snapshot: childSnapshot(parent, key, null), cached: true }
-      const own = await holdCached(environment, vertex.id, record.layer)
-      if (own !== undefined) return { snapshot: childSnapshot(parent, key, own), cached: true }
-    }
+  const { shape } = shapeOf(vertex, { fixedTime: environment.fixedTime })
+  const query: CacheQuery = {
+    ...{ vertex, shape, parent, inputs: [], tainted: false, readsInputsOnly: true },
+    content: async () => '',
   }
+  return await shareStep(environment, { vertex, parent, key: queryKey(query), signal }, async (execution) => {
+    execution.detach()
+    return await findOrMake(environment, vertex, query, execution.signal)
+  })
+}
+
+async function findOrMake(
+  environment: BuildEnvironment,
+  vertex: WorkdirVertex,
+  query: CacheQuery,
+  signal: AbortSignal,
+): Promise<Executed> {
+  const { ports, fixedTime } = environment
+  const { parent, shape } = query
+  const answer = await findCached(environment, query)
+  if (answer.hit !== undefined) return executedFrom(query, answer)
   return await withStaging(environment, async (staging) => {
     const lowers = lowerDirectories(ports, parent.layers)
     const { user, path } = vertex
-    const made = await ports.workers.run('makeDirectory', {
-      ...{ upper: staging.upper, lowers, path, user, fixedTime },
-    })
-    if (!made.created) {
-      await ports.layers.abandon(staging)
-      await ports.cache.store(uid, { staticKey: key, contentKey: '', layer: null }, parts)
-      return { snapshot: childSnapshot(parent, key, null), cached: false }
+    const params = { upper: staging.upper, lowers, path, user, fixedTime }
+    const made = await ports.workers.run('makeDirectory', params, signal)
+    const id = made.created ? await publishLayer(environment, staging, made) : null
+    if (id === null) await ports.layers.abandon(staging)
+    const record = await storeResult(environment, query, { contentKey: '', layer: id })
+    const own = id === null ? null : ownLayer(environment, vertex.id, id, made)
+    return {
+      snapshot: childSnapshot(parent, own, false),
+      cached: false,
+      facts: { shape, contentKey: '', record, evicted: answer.evicted, sources: [] },
     }
-    const id = await publishLayer(environment, staging, made)
-    await ports.cache.store(uid, { staticKey: key, contentKey: '', layer: id }, parts)
-    return { snapshot: childSnapshot(parent, key, ownLayer(environment, vertex.id, id, made)), cached: false }
   })
 }

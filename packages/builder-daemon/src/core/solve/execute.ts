@@ -1,11 +1,11 @@
 import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Vertex, VertexId } from '../plan/plan.js'
 import { assertNever } from './assert-never.js'
-import { staticKey } from './cache-key.js'
-import type { BuildEnvironment, Snapshot } from './environment.js'
+import { type BuildEnvironment, imageSnapshot, type Snapshot } from './environment.js'
 import { executeCopy } from './execute-copy.js'
 import { executeRun } from './execute-run.js'
 import { executeWorkdir } from './execute-workdir.js'
+import type { Executed } from './executed.js'
 
 /** Runs one vertex and tells the watchers when it starts and how it ends. What fails is shown in the Dockerfile. */
 export async function executeVertex(
@@ -17,20 +17,15 @@ export async function executeVertex(
   const { progress } = environment
   if (vertex.kind !== 'run') await progress.stepStarted(vertex.step)
   try {
-    const { snapshot, cached } = await dispatch(environment, vertex, results, signal)
-    await progress.stepFinished(vertex.step, cached ? 'cached' : 'done')
-    return snapshot
+    const executed = await dispatch(environment, vertex, results, signal)
+    const cache = environment.explainer.executed(vertex, executed)
+    await progress.stepFinished(vertex.step, executed.cached ? 'cached' : 'done', cache)
+    return executed.snapshot
   } catch (error) {
     await progress.stepFinished(vertex.step, signal.aborted ? 'cancelled' : 'failed')
     // Whatever went wrong below, the user sees the line of the Dockerfile that asked for it.
     throw isBuilderError(error) ? error.with({ source: vertex.source }) : error
   }
-}
-
-/** Outcome of a vertex; `cached` when no work was done. */
-export interface Executed {
-  readonly snapshot: Snapshot
-  readonly cached: boolean
 }
 
 async function dispatch(
@@ -41,11 +36,11 @@ async function dispatch(
 ): Promise<Executed> {
   switch (vertex.kind) {
     case 'image': {
-      const { key } = staticKey(vertex, { inputs: [] })
-      return { snapshot: { key, layers: vertex.image.layers, own: null }, cached: false }
+      const facts = { shape: '', contentKey: '', record: undefined, evicted: [], sources: [] }
+      return { snapshot: imageSnapshot(vertex.image.layers), cached: false, facts }
     }
     case 'workdir':
-      return await executeWorkdir(environment, vertex, results)
+      return await executeWorkdir(environment, vertex, results, signal)
     case 'copy':
       return await executeCopy(environment, vertex, results, signal)
     case 'run':

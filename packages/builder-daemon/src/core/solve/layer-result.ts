@@ -1,7 +1,13 @@
 import type { LayerId, SealedLayer, StagingLayer } from '../../ports/layer-store.js'
-import type { SealResult } from '../../ports/layer-worker.js'
+import type { IdentifiedLayer, SealResult } from '../../ports/layer-worker.js'
 import type { VertexId } from '../plan/plan.js'
-import { type BuildEnvironment, emptySnapshot, type OwnLayer, type Snapshot } from './environment.js'
+import {
+  type BuildEnvironment,
+  emptySnapshot,
+  type OwnLayer,
+  type Snapshot,
+  stackKey,
+} from './environment.js'
 
 /** The state a vertex starts from. */
 export function parentSnapshot(parent: VertexId | null, results: ReadonlyMap<VertexId, Snapshot>): Snapshot {
@@ -30,27 +36,31 @@ export async function withStaging<T>(
 export async function publishLayer(
   environment: BuildEnvironment,
   staging: StagingLayer,
-  sealed: SealResult | undefined,
+  sealed: IdentifiedLayer | undefined,
 ): Promise<LayerId> {
   const record: SealedLayer = {
     diffId: sealed?.diffId ?? null,
     tarSize: sealed?.tarSize ?? null,
     keepsHeaders: false,
     parentKey: null,
+    contentId: sealed?.contentId ?? null,
   }
-  const published = await environment.ports.layers.publish(staging, record, environment.lease)
-  return published.id
+  const { id } = await environment.ports.layers.publish(staging, record, environment.lease)
+  if (typeof sealed?.contentId === 'string') environment.states.note(id, sealed.contentId)
+  return id
 }
 
 /**
  * The own layer of a vertex. One that the exported image needs is hashed in the background, while
- * later steps already stand on it.
+ * later steps already stand on it; with `identify` so that they can be compared with what was made over
+ * an equal one.
  */
 export function ownLayer(
   environment: BuildEnvironment,
   vertex: VertexId,
   id: LayerId,
   known: Pick<SealResult, 'diffId' | 'tarSize'> | undefined,
+  identify = false,
 ): OwnLayer {
   if (known !== undefined) return { id, sealed: Promise.resolve(known) }
   if (!environment.sealed.has(vertex)) {
@@ -58,15 +68,7 @@ export function ownLayer(
     sealed.catch(() => undefined)
     return { id, sealed }
   }
-  const { layers, workers } = environment.ports
-  const hash = async (): Promise<SealResult> => {
-    const result = await workers.run('seal', { upper: `${layers.directory(id)}/diff`, fixedTime: undefined })
-    await layers.setDiffId(id, result.diffId, result.tarSize)
-    return result
-  }
-  const sealed = hash()
-  sealed.catch(() => undefined)
-  return { id, sealed }
+  return { id, sealed: environment.states.seal(id, identify) }
 }
 
 /** A cached layer, protected from now on; undefined when it is gone or damaged. */
@@ -89,6 +91,9 @@ export async function holdCached(
   }
 }
 
-export function childSnapshot(parent: Snapshot, key: string, own: OwnLayer | null): Snapshot {
-  return { key, layers: own === null ? parent.layers : [...parent.layers, own.id], own }
+/** What a vertex made of `parent`; `tainted` by what it read besides. */
+export function childSnapshot(parent: Snapshot, own: OwnLayer | null, tainted: boolean): Snapshot {
+  const layers = own === null ? parent.layers : [...parent.layers, own.id]
+  const key = own === null ? parent.key : stackKey(layers)
+  return { key, layers, tainted: parent.tainted || tainted, own }
 }

@@ -1,9 +1,14 @@
 import { beforeEach, expect, test } from 'vitest'
+import { silentLogger } from '../../../../../test/support/silent-logger.js'
+import type { StoredRecord } from '../../ports/cache-index.js'
 import type { CacheMounts } from '../../ports/cache-mounts.js'
 import type { LayerId } from '../../ports/layer-store.js'
 import type { RunMount, RunVertex, VertexId } from '../plan/plan.js'
+import { digestKeys } from './cache-key.js'
 import type { BuildEnvironment, Snapshot } from './environment.js'
-import { prepareMounts } from './run-mounts.js'
+import { needsClient, prepareMounts, readMounts } from './run-mounts.js'
+import { createSharedExecutions } from './shared-executions.js'
+import { createSharedLease } from './shared-lease.js'
 
 const signal = new AbortController().signal
 const id = (name: string): VertexId => name as VertexId
@@ -18,32 +23,42 @@ const ask = (line: string): void => {
 }
 
 const cacheMounts: CacheMounts = {
-  async acquire(uid, { id: name, sharing }) {
-    ask(`acquire ${uid} ${name} ${sharing}`)
+  async acquire(uid, requests) {
+    if (requests.length > 0)
+      ask(`acquire ${uid} ${requests.map(({ id: name, sharing }) => `${name} ${sharing}`).join(', ')}`)
+    const byId = new Map(
+      requests.map(({ id: name }) => [
+        name,
+        { path: `/cache/${name}`, fresh, seeded: () => ask(`seeded ${name}`) },
+      ]),
+    )
     return {
-      ...{ path: `/cache/${name}`, fresh, seeded: () => ask(`seeded ${name}`) },
-      release: async () => ask(`release ${name}`),
+      mounts: requests.flatMap(({ id: name }) => byId.get(name) ?? []),
+      [Symbol.asyncDispose]: async () => {
+        if (requests.length > 0) ask('release')
+      },
     }
   },
 }
 
 let staged = 0
-const results = new Map<VertexId, Snapshot>([
-  [id('base'), { key: 'key of base', layers: ['l1', 'l2'] as unknown as LayerId[], own: null }],
-])
+let recorded: readonly StoredRecord[] = []
+const base: Snapshot = {
+  ...{ key: 'key of base', layers: ['l1', 'l2'] as unknown as LayerId[], own: null, tainted: false },
+}
+const results = new Map<VertexId, Snapshot>([[id('base'), base]])
 
 /** Ports of which only what mounts need is there. */
 function environment(): BuildEnvironment {
   const layers = {
-    stage: async () => ({
-      id: 's',
-      root: `/staging/${++staged}`,
-      upper: `/staging/${staged}/upper`,
-      work: '',
-    }),
+    stage: async () => {
+      staged++
+      if (failing === `stage ${staged}`) ask(failing)
+      return { id: 's', root: `/staging/${staged}`, upper: `/staging/${staged}/upper`, work: '' }
+    },
     abandon: async ({ root }: { root: string }) => ask(`abandon ${root}`),
     publish: async () => ({ id: 'published' }),
-    hold: async () => [],
+    hold: async (ids: readonly string[]) => ids.map((held) => ({ id: held })),
     directory: (layer: string) => `/layers/${layer}`,
     shortLink: (layer: string) => `l/${layer}`,
   }
@@ -53,11 +68,18 @@ function environment(): BuildEnvironment {
       return { contentKey: 'content', diffId: 'sha256:0', tarSize: 0 }
     },
   }
-  const cache = { lookup: async () => [], store: async () => ask('record') }
+  const cache = { lookup: async () => recorded, store: async () => ask('record') }
   return {
     ports: { layers, workers, cache, cacheMounts },
-    contexts: { get: async () => ({ root: { access: 'direct', fd: 3 }, ignore: [], ignoreFile: undefined }) },
-    ...{ uid: 1000, lease: { id: 'lease' }, noCache: false },
+    contexts: {
+      get: async () => ({
+        ...{ root: { access: 'direct', fd: 3 }, ignore: [], ignoreFile: undefined, identity: '1:2' },
+      }),
+    },
+    ...{ uid: 1000, lease: { id: 'lease' }, noCache: false, noCacheStages: new Set(), sealed: new Set() },
+    states: { note: () => undefined },
+    retainLease: createSharedLease({ id: 'lease' }, async () => undefined).retain,
+    executions: { contextLayers: createSharedExecutions(silentLogger) },
     secrets: new Map([['token', Buffer.from('hunter2')]]),
     secretDigest: () => 'digest of the secret',
     ssh: { open: async (name: string) => (name === 'default' ? '/run/agents/1' : undefined) },
@@ -82,18 +104,31 @@ const secretOf = (more: Partial<Extract<RunMount, { type: 'secret' }>>): RunMoun
   ...{ mode: 0o400, uid: 0, gid: 0, ...more },
 })
 
-const prepare = (...mounts: readonly RunMount[]) =>
-  prepareMounts(environment(), run(...mounts), results, signal)
+function recordOf(contentKey: string, layer: string | null): StoredRecord {
+  return {
+    ...{ id: 1, foreign: false, usable: true, evictedAt: undefined, shape: '', contentKey },
+    ...{ origin: { parent: [], inputs: [] }, state: undefined, inputsKey: undefined, tainted: false },
+    layer: layer as LayerId | null,
+  }
+}
+
+async function prepare(...mounts: readonly RunMount[]) {
+  const of = { environment: environment(), vertex: run(...mounts), results, signal }
+  const read = await readMounts(of)
+  const prepared = await prepareMounts(of, read)
+  return { ...prepared, ...read }
+}
 
 beforeEach(() => {
   asked = []
   fresh = true
   failing = undefined
   staged = 0
+  recorded = []
 })
 
 test('scripts of here-documents are executable files of root', async () => {
-  const { mounts, env, keys } = await prepare()
+  const { mounts, env, contentKey } = await prepare()
   expect(mounts).toEqual([
     {
       type: 'file',
@@ -104,29 +139,31 @@ test('scripts of here-documents are executable files of root', async () => {
       gid: 0,
     },
   ])
-  expect([env, keys]).toEqual([[], []])
+  expect([env, contentKey]).toEqual([[], ''])
 })
 
-test('caches are locked in one order, and given back', async () => {
+test('caches are locked at once, and given back', async () => {
   const prepared = await prepare(cacheOf('b', { sharing: 'locked' }), cacheOf('a', { readOnly: true }))
-  expect(asked).toEqual(['acquire 1000 a shared', 'seeded a', 'acquire 1000 b locked', 'seeded b'])
+  expect(asked).toEqual(['acquire 1000 b locked, a shared', 'seeded b', 'seeded a'])
   expect(prepared.mounts.slice(0, 2)).toEqual([
     { type: 'bind', source: '/cache/b', target: '/t/b', readOnly: false },
     { type: 'bind', source: '/cache/a', target: '/t/a', readOnly: true },
   ])
-  expect(prepared.keys).toEqual(['', ''])
+  expect(prepared.contentKey).toBe('')
   await prepared[Symbol.asyncDispose]()
-  expect(asked.slice(4).sort()).toEqual(['release a', 'release b'])
+  expect(asked.slice(3)).toEqual(['release'])
 })
 
-test('a cache mounted twice is locked once', async () => {
+test('a cache mounted twice is seeded once', async () => {
   const prepared = await prepare(
     cacheOf('a', { sharing: 'locked' }),
     cacheOf('a', { sharing: 'locked', target: '/u' }),
   )
-  expect(asked.filter((line) => line.startsWith('acquire'))).toHaveLength(1)
-  await prepared[Symbol.asyncDispose]()
-  expect(asked.filter((line) => line.startsWith('release'))).toEqual(['release a'])
+  expect(asked).toEqual(['acquire 1000 a locked, a locked', 'seeded a'])
+  expect(prepared.mounts.slice(0, 2)).toMatchObject([
+    { source: '/cache/a', target: '/t/a' },
+    { source: '/cache/a', target: '/u' },
+  ])
 })
 
 test('only a fresh cache is filled, before it counts as seeded', async () => {
@@ -143,7 +180,7 @@ test('a cache that could not be filled is given back without counting as seeded'
   failing = 'copy /seed'
   const from = { kind: 'vertex', vertex: id('base') } as const
   await expect(prepare(cacheOf('a', { from, source: '/seed' as never }))).rejects.toThrow('no copy /seed')
-  expect(asked).toEqual(['acquire 1000 a shared', 'copy /seed', 'release a'])
+  expect(asked).toEqual(['acquire 1000 a shared', 'copy /seed', 'release'])
 })
 
 test('a bind of a stage shows its layers with a throw-away upper', async () => {
@@ -153,34 +190,44 @@ test('a bind of a stage shows its layers with a throw-away upper', async () => {
     ...{ type: 'overlay', lowers: ['l/l1', 'l/l2'], subpath: '/sub', target: '/src', readOnly: false },
     scratch: '/staging/1',
   })
-  expect(prepared.keys).toEqual(['key of base'])
+  expect([prepared.contentKey, prepared.inputs]).toEqual(['', [base]])
   await prepared[Symbol.asyncDispose]()
   expect(asked).toEqual(['abandon /staging/1'])
+  expect(await prepared.inputsKey?.([base.layers])).toMatch(/^[0-9a-f]{64}$/)
+  expect(asked.slice(1)).toEqual(['digestSources /sub'])
 })
 
 test('a bind of the context is a layer whose content is in the key', async () => {
   const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: false } as const
   const prepared = await prepare({ ...bind, from: { kind: 'context', context: '' } })
   expect(prepared.mounts[0]).toMatchObject({ type: 'overlay', lowers: ['l/published'], readOnly: true })
-  expect(prepared.keys).toEqual(['content'])
-  expect(asked).toEqual(['digestSources /sub', 'copy /sub', 'record'])
+  expect([prepared.contentKey, prepared.inputs]).toEqual([digestKeys(['content']), []])
+  expect(asked).toEqual(['copy /sub', 'record'])
+  asked = []
+  recorded = [recordOf('content', 'held')]
+  const again = await prepare({ ...bind, from: { kind: 'context', context: '' } })
+  expect(again.mounts[0]).toMatchObject({ lowers: ['l/held'] })
+  expect(asked).toEqual(['digestSources /sub', 'abandon /staging/3'])
 })
 
 test('a secret is a file or a variable, and its key tells nothing', async () => {
-  const { mounts, env, keys } = await prepare(secretOf({}), secretOf({ target: undefined, env: 'TOKEN' }))
+  const { mounts, env, contentKey } = await prepare(
+    secretOf({}),
+    secretOf({ target: undefined, env: 'TOKEN' }),
+  )
   expect(mounts[0]).toEqual({
     ...{ type: 'file', target: '/run/secrets/token', mode: 0o400, uid: 0, gid: 0 },
     content: Buffer.from('hunter2'),
   })
   expect(mounts).toHaveLength(2)
   expect(env).toEqual(['TOKEN=hunter2'])
-  expect(keys).toEqual(['digest of the secret', 'digest of the secret'])
+  expect(contentKey).toBe(digestKeys(['digest of the secret', 'digest of the secret']))
 })
 
 test('what was not given is left out, or asked for with the flag that gives it', async () => {
   const ssh = { type: 'ssh', id: 'deploy', target: undefined, required: false, ...owner } as const
-  const { mounts, env, keys } = await prepare(secretOf({ id: 'other' }), ssh)
-  expect([mounts.length, env, keys]).toEqual([1, [], ['', '']])
+  const { mounts, env, contentKey } = await prepare(secretOf({ id: 'other' }), ssh)
+  expect([mounts.length, env, contentKey]).toEqual([1, [], digestKeys([''])])
   await expect(prepare(secretOf({ id: 'other', required: true }))).rejects.toMatchObject({
     code: 'ISB_ARGUMENT_INVALID',
     message: 'secret "other" is required but was not given',
@@ -204,10 +251,35 @@ test('an agent is where its variable says', async () => {
   expect(env).toEqual(['SSH_AUTH_SOCK=/run/buildkit/ssh_agent.1', 'SSH_AUTH_SOCK=/agent'])
 })
 
-test('a mount that fails gives back what the ones before it took', async () => {
+test('a context that cannot be read locks nothing', async () => {
   failing = 'digestSources /sub'
   const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: false } as const
+  recorded = [recordOf('other', null)]
   const failed = prepare(cacheOf('a'), { ...bind, from: { kind: 'context', context: '' } })
   await expect(failed).rejects.toThrow('no digestSources /sub')
-  expect(asked.slice(3).sort()).toEqual(['abandon /staging/1', 'abandon /staging/2', 'release a'])
+  expect(asked.slice(1)).toEqual(['abandon /staging/1'])
+})
+
+test('a mount that fails gives back what the ones before it took', async () => {
+  const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: false } as const
+  const from = { kind: 'vertex', vertex: id('base') } as const
+  failing = 'stage 2'
+  await expect(prepare(cacheOf('a'), { ...bind, from }, { ...bind, from })).rejects.toThrow('no stage 2')
+  expect(asked.slice(3).sort()).toEqual(['abandon /staging/1', 'release'])
+})
+
+test('an agent that is missing is told before anything is locked', async () => {
+  const ssh = { type: 'ssh', id: 'deploy', target: undefined, required: true, ...owner } as const
+  await expect(prepare(cacheOf('a'), ssh)).rejects.toMatchObject({ code: 'ISB_ARGUMENT_INVALID' })
+  expect(asked).toEqual([])
+})
+
+test('agents, and contexts that fill caches, are what mounts want of the client', () => {
+  const context = { kind: 'context', context: '' } as const
+  const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: false } as const
+  const ssh = { type: 'ssh', id: 'default', target: undefined, required: false, ...owner } as const
+  expect(needsClient(run({ ...bind, from: context }, secretOf({}), cacheOf('a')))).toBe(false)
+  expect(needsClient(run(cacheOf('a', { from: { kind: 'vertex', vertex: null } })))).toBe(false)
+  expect(needsClient(run(cacheOf('a', { from: context })))).toBe(true)
+  expect(needsClient(run(ssh))).toBe(true)
 })

@@ -12,7 +12,7 @@ import type { LayerBlob } from '../../ports/transfer-memory.js'
 import type { Compression } from '../image/compression-level.js'
 import type { BlobInfo } from '../image/manifest.js'
 import type { SavedLayer } from '../images/saved-layers.js'
-import { borrowShared } from './compression-help.js'
+import { inPairs } from './compression-help.js'
 import type { TransferCall, TransferServices } from './transfer.js'
 
 /** A blob that the registry has. */
@@ -143,10 +143,9 @@ async function compressed(
   const params = { layerDirectory, keepsHeaders, expectedDiffId: diffId, compression, level, file }
   const isBig = layer.size >= worthHelp && compression === 'gzip'
   try {
-    using help = isBig ? borrowShared(workers) : undefined
-    const { digest, size, recipe } = await (help === undefined
-      ? workers.run('compressLayer', params, call.signal)
-      : withHelp({ ...params, shared: help.memory }, workers, call.signal))
+    const { digest, size, recipe } = await (isBig
+      ? inPairs(workers, (shared) => withHelp({ ...params, shared }, workers, call.signal))
+      : workers.run('compressLayer', params, call.signal))
     return { digest, size, compression, recipe }
   } catch (error) {
     if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) await layers.reportDamage(id)

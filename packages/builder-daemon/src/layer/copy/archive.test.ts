@@ -111,8 +111,8 @@ describe.skipIf(!isRoot)('ADD of archives (needs root)', () => {
     }
     const { contentKey, ...written } = copyJob(params)
     expect(digestSourcesJob(params).contentKey).toBe(contentKey)
-    expect(sealJob({ upper, fixedTime: undefined })).toEqual(written)
-    expect(readdirSync(join(upper, '..'))).toEqual(['upper'])
+    expect(sealJob({ upper, fixedTime: undefined, identify: true })).toEqual(written)
+    expect(readdirSync(join(upper, '..'))).toEqual(['sources', 'upper'])
     return upper
   }
 

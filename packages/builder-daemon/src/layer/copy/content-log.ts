@@ -14,6 +14,8 @@ export interface ContentRecord {
   readonly keepsOwner: boolean
   /** The first path with the same inode below the same match. */
   readonly hardLink: string | undefined
+  /** What was looked at; undefined for what is not looked up in a tree. */
+  readonly source: SourceEntry | undefined
 }
 
 /**
@@ -52,6 +54,7 @@ export function recordOf(
     entry: item.entry,
     keepsOwner: !source.input.isContext,
     hardLink,
+    source: item.entry,
   }
 }
 
@@ -67,7 +70,13 @@ export function namedRecord(
 ): ContentRecord {
   const entry = { mode: 0, uid: 0, gid: 0, link: '', xattrs: [], rdevMajor: 0, rdevMinor: 0 }
   const path = Buffer.from(`${index}:${input.kind}:${input.name}`, 'utf8').toString('latin1')
-  return { path, entry: { ...entry, type: 'file' }, keepsOwner: false, hardLink: undefined }
+  return {
+    path,
+    entry: { ...entry, type: 'file' },
+    keepsOwner: false,
+    hardLink: undefined,
+    source: undefined,
+  }
 }
 
 /** Sums up lines that come in the order of the sources. */

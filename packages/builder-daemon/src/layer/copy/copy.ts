@@ -15,6 +15,7 @@ import {
   recordLine,
   recordOf,
 } from './content-log.js'
+import { type CopyMemory, createCopyMemory } from './copy-memory.js'
 import { createDestination, type Inode } from './destination.js'
 import { createDirectReader, openLocalFile } from './direct-reader.js'
 import { ownerOf } from './owner.js'
@@ -39,7 +40,10 @@ export function copyJob(params: CopyParams, control: JobControl = uncontrolled):
   using sources = openSources(params, control)
   using lower = openLower(params)
   using files = openFiles()
-  return execute({ params, control, spool, sources, lower: lower.reader, files })
+  using memory = createCopyMemory(params, control)
+  const result = execute({ params, control, spool, sources, lower: lower.reader, files, memory })
+  memory.finish(result.contentKey)
+  return result
 }
 
 interface Execution {
@@ -50,12 +54,18 @@ interface Execution {
   /** undefined where nothing lies below, and for `--link`, which does not look. */
   readonly lower: SourceReader | undefined
   readonly files: OpenFiles
+  readonly memory: CopyMemory
 }
 
 /** A line of the content key, at once or when the content was read. */
-type Line = string | { readonly record: ContentRecord; readonly inode: Inode | undefined }
+type Line =
+  | string
+  | {
+      readonly record: ContentRecord
+      readonly inode: Inode | Pick<Inode, 'size' | 'digest'> | undefined
+    }
 
-function execute({ params, control, spool, sources, lower, files }: Execution): CopyResult {
+function execute({ params, control, spool, sources, lower, files, memory }: Execution): CopyResult {
   const now = BigInt(Date.now()) * 1_000_000n
   const made = { mode: 0o755, uid: 0, gid: 0, mtimeNs: now, xattrs: [] }
   const destination = createDestination(lower, made)
@@ -72,7 +82,7 @@ function execute({ params, control, spool, sources, lower, files }: Execution): 
   function tryUnpack(file: SourceFile, path: string, record: ContentRecord): boolean {
     try {
       const digest = unpackArchive(file, path, unpacking)
-      if (digest !== undefined) lines.push(recordLine(record, file.size, digest))
+      if (digest !== undefined) lines.push({ record, inode: { size: file.size, digest } })
       return digest !== undefined
     } finally {
       file.close()
@@ -100,7 +110,8 @@ function execute({ params, control, spool, sources, lower, files }: Execution): 
     if (input.kind === 'inline') {
       const bytes = Buffer.from(input.content, 'utf8')
       const content = { kind: 'bytes', bytes } as const
-      lines.push(recordLine(record, bytes.length, createHash('sha256').update(bytes).digest()))
+      const digest = createHash('sha256').update(bytes).digest()
+      lines.push({ record, inode: { size: bytes.length, digest } })
       placement.placeFile(name, { metadata: metadata(0o644, now), content })
     } else if (!(input.unpack && tryUnpack(openLocalFile(input.file), name, record))) {
       const mtimeNs = input.mtime === undefined ? now : BigInt(Math.trunc(input.mtime)) * second
@@ -120,25 +131,27 @@ function execute({ params, control, spool, sources, lower, files }: Execution): 
   }
   const fixedTime = params.fixedTime === undefined ? undefined : BigInt(params.fixedTime) * second
   const written = writeUpper(destination.root, { upper: params.upper, fixedTime, control })
-  return { ...written, contentKey: contentKeyOf(lines, control) }
+  return { ...written, contentKey: contentKeyOf(lines, control, memory) }
 }
 
-function contentKeyOf(lines: readonly Line[], control: JobControl): string {
+function contentKeyOf(lines: readonly Line[], control: JobControl, memory: CopyMemory): string {
   const hash = createContentHash()
   for (const line of lines) {
     control.check()
     if (typeof line === 'string') hash.add(line)
     else {
       const { record, inode } = line
-      if (inode?.content !== undefined && inode.digest === undefined) readDigest(inode, record.path)
+      if (inode !== undefined && 'kind' in inode) requireDigest(inode, record.path)
       hash.add(recordLine(record, inode?.size ?? 0, inode?.digest))
+      memory.add(record, inode?.digest)
     }
   }
   return hash.key()
 }
 
 /** Of a file that a later source replaced: never written, but part of what was to be copied. */
-function readDigest(inode: Inode, path: string): void {
+function requireDigest(inode: Inode, path: string): void {
+  if (inode.content === undefined || inode.digest !== undefined) return
   const file = openContent(inode, path)
   try {
     inode.size = file.size

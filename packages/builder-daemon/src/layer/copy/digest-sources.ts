@@ -2,8 +2,9 @@ import { createHash } from 'node:crypto'
 import type { CopyParams } from '../../ports/layer-worker.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
 import { createContentHash, directoryLine, namedRecord, recordLine, recordOf } from './content-log.js'
-import { openLocalFile } from './direct-reader.js'
-import type { SourceFile } from './source-reader.js'
+import { changed, openLocalFile } from './direct-reader.js'
+import { openSourceMemory } from './source-memory.js'
+import { joinPath, type SourceEntry, type SourceFile } from './source-reader.js'
 import { type SourceItem, walkSource } from './source-walk.js'
 import { type MatchedSource, openSources } from './sources.js'
 import { transfer } from './transfer.js'
@@ -13,13 +14,28 @@ interface Digested {
   readonly digest: Buffer | undefined
 }
 
-/** What `copyJob` gives as `contentKey`, from the sources alone: the layers below are not looked at. */
+/** The content of what was listed. */
+interface Looked extends Digested {
+  /** It was of that very file, as it was listed. */
+  readonly isSame: boolean
+}
+
+const nothing: Looked = { size: 0, digest: undefined, isSame: true }
+
+/**
+ * What `copyJob` gives as `contentKey`, from the sources alone: the layers below are not looked at. Of a context
+ * that did not change since it was read last, this is one walk without a file being opened.
+ */
 export function digestSourcesJob(
   params: CopyParams,
   control: JobControl = uncontrolled,
 ): { contentKey: string } {
+  const isBare = remembers(params)
+  using sources = openSources(params, control, { bare: isBare })
+  using memory = openSourceMemory(params, sources, control)
+  const known = memory?.scan().contentKey
+  if (known !== undefined) return { contentKey: known }
   const hash = createContentHash()
-  using sources = openSources(params, control)
 
   function digestFile(file: SourceFile, path: string): Digested {
     try {
@@ -30,23 +46,45 @@ export function digestSourcesJob(
   }
 
   function addMatch(source: MatchedSource): void {
-    const inodes = new Map<string, Digested & { readonly path: string }>()
+    const inodes = new Map<string, Looked & { readonly path: string }>()
 
     function add(item: SourceItem): void {
       control.check()
-      const { entry } = item
-      const first = entry.inode === undefined ? undefined : inodes.get(entry.inode)
-      const content = first ?? contentOf(item)
-      const record = recordOf(source, item, first?.path)
-      hash.add(recordLine(record, content.size, content.digest))
-      if (entry.inode !== undefined && first === undefined) {
-        inodes.set(entry.inode, { ...content, path: record.path })
-      }
+      const key = joinPath(source.key, item.relative)
+      const first = item.entry.inode === undefined ? undefined : inodes.get(item.entry.inode)
+      const { entry, content } = recalled(item, key) ?? looked(item, key, first)
+      hash.add(recordLine(recordOf(source, { ...item, entry }, first?.path), content.size, content.digest))
+      if (entry.inode !== undefined && first === undefined) inodes.set(entry.inode, { ...content, path: key })
     }
 
-    function contentOf({ entry, path }: SourceItem): Digested {
-      if (entry.type !== 'file') return { size: 0, digest: undefined }
-      return digestFile(source.view.reader.open(path), path)
+    function recalled(item: SourceItem, key: string) {
+      const row = memory?.recall(key, item.entry)
+      if (row === undefined) return undefined
+      const entry = { ...item.entry, xattrs: row.xattrs }
+      memory?.learn(key, entry, row)
+      const size = entry.type === 'file' ? entry.size : 0
+      return { entry, content: { size, digest: row.digest, isSame: true } }
+    }
+
+    function looked(item: SourceItem, key: string, first: Looked | undefined) {
+      const entry = isBare ? withAttributes(item, first) : item.entry
+      const content = first ?? (entry.type === 'file' ? contentOf(item.path, entry) : nothing)
+      if (content.isSame) memory?.learn(key, entry, { digest: content.digest, xattrs: entry.xattrs })
+      return { entry, content }
+    }
+
+    function contentOf(path: string, entry: SourceEntry): Looked {
+      const file = source.view.reader.open(path)
+      const digested = digestFile(file, path)
+      return { ...digested, isSame: file.confirms(entry) }
+    }
+
+    /** With what the list left out; looked at again, so that all is of one moment. */
+    function withAttributes({ entry, path }: SourceItem, first: Looked | undefined): SourceEntry {
+      const full = source.view.reader.stat(path)
+      if (full === undefined || full.type !== entry.type) throw changed(path)
+      if (first !== undefined && full.inode !== entry.inode) throw changed(path)
+      return { ...full, name: entry.name }
     }
 
     if (source.entry.type !== 'directory') {
@@ -76,7 +114,15 @@ export function digestSourcesJob(
         : digestText(input.content)
     hash.add(recordLine(namedRecord(input, index), size, digest))
   }
-  return { contentKey: hash.key() }
+  const contentKey = hash.key()
+  memory?.save(contentKey, 'proven')
+  return { contentKey }
+}
+
+function remembers({ inputs }: CopyParams): boolean {
+  return inputs.some(
+    (input) => input.kind === 'tree' && input.root.access !== 'layers' && input.root.statTables !== undefined,
+  )
 }
 
 function digestText(content: string): Digested {

@@ -6,10 +6,17 @@ import { type FileStat, fstat, lstatIfExists, readDirectory } from '../../system
 import { lastOf, openCanonical, parentOf } from '../../system/rooted.js'
 import { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, openat, readlinkat } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
-import { keepsXattr, type SourceEntry, type SourceFile, type SourceReader } from './source-reader.js'
+import {
+  keepsXattr,
+  type ReaderOptions,
+  type SourceEntry,
+  type SourceFile,
+  type SourceReader,
+} from './source-reader.js'
+import { scanSource } from './source-scan.js'
 
 /** Reads below a directory this process may read; `close` closes what the reader opened, not `rootFd`. */
-export function createDirectReader(rootFd: number): SourceReader {
+export function createDirectReader(rootFd: number, options: ReaderOptions = {}): SourceReader {
   let cachedPath: string | undefined
   let cachedFd = -1
 
@@ -30,9 +37,9 @@ export function createDirectReader(rootFd: number): SourceReader {
 
   function stat(path: string): SourceEntry | undefined {
     try {
-      if (path === '') return describe(directory(''), '.', '')
+      if (path === '') return describe(directory(''), '.', '', false)
       const name = lastOf(path)
-      return describe(directory(parentOf(path)), name, name)
+      return describe(directory(parentOf(path)), name, name, false)
     } catch (error) {
       if (hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return undefined
       throw error
@@ -43,7 +50,7 @@ export function createDirectReader(rootFd: number): SourceReader {
     const fd = directory(path)
     const entries: SourceEntry[] = []
     for (const name of readDirectory(fd).sort()) {
-      const entry = describe(fd, name, name)
+      const entry = describe(fd, name, name, options.bare === true)
       if (entry !== undefined) entries.push(entry)
     }
     return entries
@@ -58,15 +65,19 @@ export function createDirectReader(rootFd: number): SourceReader {
     }
   }
 
-  return { stat, list, prefetch: () => undefined, open, close }
+  return {
+    ...{ stat, list, open, close },
+    prefetch: () => undefined,
+    scan: (request, check) => scanSource(rootFd, createDirectReader(rootFd, { bare: true }), request, check),
+  }
 }
 
-function describe(dirfd: number, path: string, name: string): SourceEntry | undefined {
+function describe(dirfd: number, path: string, name: string, isBare: boolean): SourceEntry | undefined {
   const stat = lstatIfExists(dirfd, path)
   if (stat === undefined) return undefined
   return entryOf(name, stat, {
     link: stat.type === 'symlink' ? readlinkat(dirfd, path) : '',
-    xattrs: readXattrs(pathBelow(dirfd, path)),
+    xattrs: isBare ? noXattrs : readXattrs(pathBelow(dirfd, path)),
   })
 }
 
@@ -84,6 +95,10 @@ export function entryOf(
     gid: stat.gid,
     size: stat.size,
     mtimeNs: stat.mtimeNs,
+    ctimeNs: stat.ctimeNs,
+    dev: stat.dev,
+    ino: stat.ino,
+    nlink: stat.nlink,
     inode: shared ? `${stat.dev}:${stat.ino}` : undefined,
     rdevMajor: stat.rdevMajor,
     rdevMinor: stat.rdevMinor,
@@ -112,11 +127,17 @@ export function openedFile(fd: number, path: string): SourceFile {
     closeSync(fd)
     throw changed(path)
   }
+  let after: FileStat | undefined
   return {
     size: stat.size,
     mtimeNs: stat.mtimeNs,
     read: (buffer) => readSync(fd, buffer, 0, buffer.length, null),
-    finish: () => fstat(fd),
+    finish() {
+      after = fstat(fd)
+      return after
+    },
+    confirms: ({ dev, ino, ctimeNs }) =>
+      after !== undefined && after.dev === dev && after.ino === ino && after.ctimeNs === ctimeNs,
     close: () => closeSync(fd),
   }
 }

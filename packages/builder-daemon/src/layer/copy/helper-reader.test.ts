@@ -36,12 +36,44 @@ const honest = {
   uid: 0,
   gid: 0,
   size: 1,
+  nlink: 1,
   mtimeNs: '1',
+  ctimeNs: '1',
+  dev: '1',
+  ino: '1',
   rdevMajor: 0,
   rdevMinor: 0,
   link: '',
   xattrs: [],
 }
+test.each([
+  ['a digest that is too short', { digest: 'ff', latestNs: '1' }],
+  ['a digest that is no text', { digest: 5, latestNs: '1' }],
+  ['no time', { digest: '0'.repeat(64) }],
+  ['a list', []],
+])('a scan that gives %s is refused', (_, lie) => {
+  sendValue(channel, lie)
+  const request = { pattern: '', parents: false, excludes: [], ignore: [] }
+  expect(() => reader.scan(request, () => undefined)).toThrow(/malformed answer/)
+})
+
+test('a scan that goes on for ever ends when the job is cancelled', () => {
+  for (let times = 0; times < 10; times += 1) sendValue(channel, { busy: true })
+  let checks = 0
+  const request = { pattern: '', parents: false, excludes: [], ignore: [] }
+  const scan = () =>
+    reader.scan(request, () => {
+      checks += 1
+      if (checks === 5) throw new Error('enough')
+    })
+  expect(scan).toThrow('enough')
+})
+
+test('patterns that would not fit a question are not asked', () => {
+  const request = { pattern: '', parents: false, excludes: [], ignore: ['x'.repeat(100_000)] }
+  expect(reader.scan(request, () => undefined)).toBeUndefined()
+})
+
 const openDescriptors = () => readdirSync('/proc/self/fd').length
 
 test.each([
@@ -54,6 +86,9 @@ test.each([
   ['a negative size', { size: -1 }],
   ['a size that is no number', { size: '1' }],
   ['a time that is no number', { mtimeNs: 'now' }],
+  ['a change time that is no number', { ctimeNs: 5 }],
+  ['an inode that is no number', { ino: '0x1' }],
+  ['a device that is missing', { dev: undefined }],
   ['a NUL in a link', { link: 'a\0' }],
   ['an endless link', { link: 'a'.repeat(5000) }],
   ['an attribute without a value', { xattrs: [['user.a']] }],

@@ -1,6 +1,6 @@
 import { closeSync, readSync } from 'node:fs'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
+import { bytesOfText, textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import { fstat } from '../../system/file-stat.js'
 import { createFileSystemFinder } from '../../system/file-system-kind.js'
 import { type ReceivedValue, sendValue, ValueReceiver } from '../../system/packets.js'
@@ -11,18 +11,19 @@ import { O_NONBLOCK, O_RDONLY } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
 import { changed, openedFile } from './direct-reader.js'
-import type { SourceEntry, SourceFile, SourceReader } from './source-reader.js'
+import type { ReaderOptions, ScanRequest, SourceEntry, SourceFile, SourceReader } from './source-reader.js'
 import {
   answerLimit,
   array,
-  bytesPerOpen,
   decodeEntry,
   decodeError,
+  decodeState,
   integer,
-  nanoseconds,
   pathsPerOpen,
+  questionLimit,
   record,
   type SourceRequest,
+  wholeNumber,
 } from './source-wire.js'
 
 /** How long the caller's file system may keep a layer worker waiting, milliseconds. */
@@ -35,7 +36,11 @@ const wakeUp = 200
  * over are looked at again before they are read: a worker must never wait for a file system that a
  * user can stop.
  */
-export function createHelperReader(context: number, control: JobControl = uncontrolled): SourceReader {
+export function createHelperReader(
+  context: number,
+  control: JobControl = uncontrolled,
+  options: ReaderOptions = {},
+): SourceReader {
   const socket = openChannel(context)
   const receiver = new ValueReceiver(socket, answerLimit)
   const kindOf = createFileSystemFinder()
@@ -45,9 +50,17 @@ export function createHelperReader(context: number, control: JobControl = uncont
   function receive(path: string): ReceivedValue {
     for (;;) {
       waitFor(socket, path, control)
-      const received = receiver.receive(false)
+      const received = receiveNow(path)
       if (received === 'closed') throw gone(path)
       if (received !== 'none') return received
+    }
+  }
+
+  function receiveNow(path: string): ReceivedValue | 'none' | 'closed' {
+    try {
+      return receiver.receive(false)
+    } catch (error) {
+      throw hasErrno(error, 'ECONNRESET') ? gone(path, error) : error
     }
   }
 
@@ -69,7 +82,7 @@ export function createHelperReader(context: number, control: JobControl = uncont
 
   function list(path: string): SourceEntry[] {
     const entries: SourceEntry[] = []
-    let { value } = plain(ask({ op: 'list', path }, path))
+    let { value } = plain(ask({ op: 'list', path, bare: options.bare === true }, path))
     for (;;) {
       throwFailure(value, path)
       for (const entry of array(record(value)['entries'])) entries.push(decodeEntry(entry, false))
@@ -80,6 +93,19 @@ export function createHelperReader(context: number, control: JobControl = uncont
       if ((entries[at - 1]?.name ?? '') >= (entries[at]?.name ?? '')) throw new Error('unsorted directory')
     }
     return entries
+  }
+
+  function scan({ pattern, parents, excludes, ignore }: ScanRequest, check: () => void) {
+    const question = { pattern, parents, excludes, ignore: ignore.map(bytesOfText) }
+    if (JSON.stringify(question).length > questionLimit) return undefined
+    let { value } = plain(ask({ op: 'scan', ...question }, ''))
+    for (;;) {
+      throwFailure(value, '')
+      const state = decodeState(value)
+      if (state !== 'busy') return state
+      check()
+      value = plain(receive('')).value
+    }
   }
 
   function openMany(paths: readonly string[]): void {
@@ -108,7 +134,7 @@ export function createHelperReader(context: number, control: JobControl = uncont
     let batch: string[] = []
     let bytes = 0
     for (const path of paths) {
-      if (batch.length === pathsPerOpen || (batch.length > 0 && bytes + path.length > bytesPerOpen)) {
+      if (batch.length === pathsPerOpen || (batch.length > 0 && bytes + path.length > questionLimit)) {
         openMany(batch)
         batch = []
         bytes = 0
@@ -146,7 +172,8 @@ export function createHelperReader(context: number, control: JobControl = uncont
     let after: { readonly size: number; readonly mtimeNs: bigint } | undefined
     let isOpen = true
     const file: SourceFile = {
-      ...decodeState(value),
+      ...decodeFileState(value),
+      confirms: () => false,
       read(buffer) {
         for (;;) {
           waitFor(stream, path, control)
@@ -163,7 +190,7 @@ export function createHelperReader(context: number, control: JobControl = uncont
         if (after === undefined) {
           const trailer = plain(receive(path)).value
           throwFailure(trailer, path)
-          after = decodeState(trailer)
+          after = decodeFileState(trailer)
         }
         return after
       },
@@ -184,7 +211,7 @@ export function createHelperReader(context: number, control: JobControl = uncont
     closeSync(socket)
   }
 
-  return { stat, list, prefetch, open, close }
+  return { stat, list, scan, prefetch, open, close }
 }
 
 /** Several workers may read one context at a time: each sends the helper the other end of its own socket. */
@@ -220,11 +247,11 @@ function plain(received: ReceivedValue): ReceivedValue {
   return received
 }
 
-function decodeState(value: unknown): { readonly size: number; readonly mtimeNs: bigint } {
+function decodeFileState(value: unknown): { readonly size: number; readonly mtimeNs: bigint } {
   const state = record(value)
   return {
     size: integer(state['size'], Number.MAX_SAFE_INTEGER),
-    mtimeNs: nanoseconds(state['mtimeNs']),
+    mtimeNs: wholeNumber(state['mtimeNs']),
   }
 }
 

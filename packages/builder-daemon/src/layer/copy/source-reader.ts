@@ -1,5 +1,26 @@
 import type { FileType } from '../../system/file-stat.js'
 
+export interface ReaderOptions {
+  /** Lists come without attributes: a system call less for each entry. */
+  readonly bare?: boolean
+}
+
+/** Which part of a tree a COPY looks at. */
+export interface ScanRequest {
+  readonly pattern: string
+  readonly parents: boolean
+  readonly excludes: readonly string[]
+  /** Lines of the ignore file. */
+  readonly ignore: readonly string[]
+}
+
+export interface SourceState {
+  /** Over all names and stat records: equal exactly when nothing changed. */
+  readonly digest: Buffer
+  /** The latest mtime or ctime of all. */
+  readonly latestNs: bigint
+}
+
 /** A file as `lstat` sees it, with what a layer keeps of it. */
 export interface SourceEntry {
   /** Last component, bytes as latin1; '' for the root. */
@@ -11,13 +32,17 @@ export interface SourceEntry {
   readonly gid: number
   readonly size: number
   readonly mtimeNs: bigint
+  readonly ctimeNs: bigint
+  readonly dev: bigint
+  readonly ino: bigint
+  readonly nlink: number
   /** Equal for two paths exactly when they are links to one inode; undefined for an inode with one name. */
   readonly inode: string | undefined
   readonly rdevMajor: number
   readonly rdevMinor: number
   /** Target of a symbolic link, bytes as latin1. */
   readonly link: string
-  /** Sorted by name; values are bytes as latin1. */
+  /** Sorted by name; values are bytes as latin1. Empty in the lists of a bare reader. */
   readonly xattrs: readonly (readonly [string, string])[]
 }
 
@@ -30,6 +55,8 @@ export interface SourceFile {
   read(buffer: Uint8Array): number
   /** What became of the file; called after the last read. */
   finish(): { readonly size: number; readonly mtimeNs: bigint }
+  /** After `finish`: it is the very file that was listed as `entry`, and nothing of it changed since. */
+  confirms(entry: SourceEntry): boolean
   close(): void
 }
 
@@ -42,6 +69,11 @@ export interface SourceReader {
   stat(path: string): SourceEntry | undefined
   /** The children of a directory, sorted by name bytes. */
   list(path: string): SourceEntry[]
+  /**
+   * One digest of all that a COPY would look at; undefined when that cannot be found out or not be relied on.
+   * `check` may throw, and is called now and then.
+   */
+  scan(request: ScanRequest, check: () => void): SourceState | undefined
   /** A hint that these regular files are opened next, in this order. */
   prefetch(paths: readonly string[]): void
   open(path: string): SourceFile

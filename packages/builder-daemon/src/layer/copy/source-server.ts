@@ -1,4 +1,5 @@
 import { closeSync, readSync, writeSync } from 'node:fs'
+import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import { type FileStat, fstat } from '../../system/file-stat.js'
 import type { FileSystemKind } from '../../system/file-system-kind.js'
 import { sendValue } from '../../system/packets.js'
@@ -7,13 +8,23 @@ import { lastOf, openCanonical, parentOf, reopen } from '../../system/rooted.js'
 import { O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, openat } from '../../system/syscalls.js'
 import { hasErrno, SystemError } from '../../system/system-error.js'
 import type { SourceReader } from './source-reader.js'
-import { array, encodeEntry, entriesPerAnswer, pathsPerOpen, record, text } from './source-wire.js'
+import {
+  array,
+  busy,
+  encodeEntry,
+  encodeState,
+  entriesPerAnswer,
+  pathsPerOpen,
+  record,
+  text,
+} from './source-wire.js'
 
 export interface ServedSource {
   /** The socket; its other end is a layer worker's. */
   readonly socket: number
   readonly rootFd: number
   readonly reader: SourceReader
+  readonly bareReader: SourceReader
   readonly kindOf: (fd: number) => FileSystemKind
 }
 
@@ -22,7 +33,8 @@ export function serveSource(source: ServedSource, request: unknown): void {
   const { op, ...rest } = record(request)
   try {
     if (op === 'stat') answerStat(source, text(rest['path']))
-    else if (op === 'list') answerList(source, text(rest['path']))
+    else if (op === 'list') answerList(source, text(rest['path']), rest['bare'] === true)
+    else if (op === 'scan') answerScan(source, rest)
     else if (op === 'open') answerOpen(source, array(rest['paths']).map(text))
     else if (op === 'stream') answerStream(source, text(rest['path']))
     else throw new Error(`unknown request ${String(op)}`)
@@ -36,8 +48,8 @@ function answerStat(source: ServedSource, path: string): void {
   sendValue(source.socket, entry === undefined ? {} : { entry: encodeEntry(entry) })
 }
 
-function answerList(source: ServedSource, path: string): void {
-  const entries = source.reader.list(path)
+function answerList(source: ServedSource, path: string, bare: boolean): void {
+  const entries = (bare ? source.bareReader : source.reader).list(path)
   for (let at = 0; at === 0 || at < entries.length; at += entriesPerAnswer) {
     const part = entries.slice(at, at + entriesPerAnswer)
     sendValue(source.socket, {
@@ -45,6 +57,20 @@ function answerList(source: ServedSource, path: string): void {
       more: at + part.length < entries.length,
     })
   }
+}
+
+/** Tells between whiles that it is at work; whoever gave up waiting has closed the other end. */
+function answerScan(source: ServedSource, request: Readonly<Record<string, unknown>>): void {
+  const scanned = source.reader.scan(
+    {
+      pattern: text(request['pattern']),
+      parents: request['parents'] === true,
+      excludes: array(request['excludes']).map(text),
+      ignore: array(request['ignore']).map((line) => textOfBytes(text(line))),
+    },
+    () => sendValue(source.socket, busy),
+  )
+  sendValue(source.socket, encodeState(scanned))
 }
 
 function answerOpen(source: ServedSource, paths: readonly string[]): void {

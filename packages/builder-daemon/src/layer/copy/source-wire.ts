@@ -1,5 +1,5 @@
 import type { FileType } from '../../system/file-stat.js'
-import type { SourceEntry } from './source-reader.js'
+import type { ScanRequest, SourceEntry, SourceState } from './source-reader.js'
 
 /**
  * What a layer worker asks the identity helper of a context, and its answers: JSON values of
@@ -8,7 +8,8 @@ import type { SourceEntry } from './source-reader.js'
  */
 export type SourceRequest =
   | { readonly op: 'stat'; readonly path: string }
-  | { readonly op: 'list'; readonly path: string }
+  | { readonly op: 'list'; readonly path: string; readonly bare: boolean }
+  | ({ readonly op: 'scan' } & ScanRequest)
   | { readonly op: 'open'; readonly paths: readonly string[] }
   | { readonly op: 'stream'; readonly path: string }
 
@@ -23,14 +24,18 @@ export const entriesPerAnswer = 256
 /** Descriptors per `open`; below the kernel's limit of 253. */
 export const pathsPerOpen = 64
 
-/** A question must fit the socket's buffer, so that asking never waits. */
-export const bytesPerOpen = 32 * 1024
+/** Bytes; a question must fit the socket's buffer, so that asking never waits. */
+export const questionLimit = 32 * 1024
 
 /** Bytes of one answer: a batch of entries with all their attributes. */
 export const answerLimit = 64 * 1024 * 1024
 
 export function encodeEntry(entry: SourceEntry): unknown {
-  return { ...entry, mtimeNs: String(entry.mtimeNs) }
+  const { mtimeNs, ctimeNs, dev, ino } = entry
+  return {
+    ...entry,
+    ...{ mtimeNs: String(mtimeNs), ctimeNs: String(ctimeNs), dev: String(dev), ino: String(ino) },
+  }
 }
 
 const types: ReadonlySet<string> = new Set<FileType>([
@@ -61,13 +66,35 @@ export function decodeEntry(value: unknown, isRoot: boolean): SourceEntry {
     uid: integer(entry['uid'], 0xffffffff),
     gid: integer(entry['gid'], 0xffffffff),
     size: integer(entry['size'], Number.MAX_SAFE_INTEGER),
-    mtimeNs: nanoseconds(entry['mtimeNs']),
+    mtimeNs: wholeNumber(entry['mtimeNs']),
+    ctimeNs: wholeNumber(entry['ctimeNs']),
+    dev: wholeNumber(entry['dev']),
+    ino: wholeNumber(entry['ino']),
+    nlink: integer(entry['nlink'], 0xffffffff),
     inode: entry['inode'] === undefined ? undefined : text(entry['inode']),
     rdevMajor: integer(entry['rdevMajor'], 0xffffffff),
     rdevMinor: integer(entry['rdevMinor'], 0xffffffff),
     link,
     xattrs: array(entry['xattrs']).map(xattr),
   }
+}
+
+/** How the helper tells that it still works on a scan. */
+export const busy = { busy: true }
+
+export function encodeState(state: SourceState | undefined): unknown {
+  if (state === undefined) return {}
+  return { digest: state.digest.toString('hex'), latestNs: String(state.latestNs) }
+}
+
+/** 'busy' when there is more to come. */
+export function decodeState(value: unknown): SourceState | 'busy' | undefined {
+  const answer = record(value)
+  if (answer['busy'] === true) return 'busy'
+  if (answer['digest'] === undefined) return undefined
+  const digest = Buffer.from(text(answer['digest']), 'hex')
+  if (digest.length !== 32) throw malformed('digest')
+  return { digest, latestNs: wholeNumber(answer['latestNs']) }
 }
 
 function xattr(value: unknown): readonly [string, string] {
@@ -105,9 +132,9 @@ export function integer(value: unknown, maximum: number): number {
   return value
 }
 
-export function nanoseconds(value: unknown): bigint {
+export function wholeNumber(value: unknown): bigint {
   const digits = text(value)
-  if (!/^-?\d{1,20}$/.test(digits)) throw malformed('time')
+  if (!/^-?\d{1,20}$/.test(digits)) throw malformed('number')
   return BigInt(digits)
 }
 

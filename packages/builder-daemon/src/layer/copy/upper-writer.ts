@@ -27,6 +27,7 @@ import {
 import { hasErrno } from '../../system/system-error.js'
 import type { JobControl } from '../job-control.js'
 import { OPAQUE_ATTRIBUTE, OPAQUE_MARKER, OPAQUE_VALUE, WHITEOUT_PREFIX } from '../overlay-form.js'
+import { createContentIdentity } from '../tar/content-id.js'
 import type { TarEntry, TarEntryType } from '../tar/entry.js'
 import { createTarWriter, type TarSummary } from '../tar/writer.js'
 import type { Content, DestinationNode, DirectoryNode, Inode, Metadata } from './destination.js'
@@ -47,8 +48,12 @@ export interface UpperOptions {
  * Writes what a plan holds into an empty upper directory, in the order of the canonical layer tar,
  * which is hashed on the way: one read feeds the file, its digest and the tar.
  */
-export function writeUpper(root: DirectoryNode, options: UpperOptions): TarSummary {
+export function writeUpper(
+  root: DirectoryNode,
+  options: UpperOptions,
+): TarSummary & { readonly contentId: string } {
   const tar = createTarWriter()
+  const identity = createContentIdentity()
   const upperFd = openat(AT_FDCWD, options.upper, O_RDONLY | O_DIRECTORY)
 
   function mtimeOf(metadata: Metadata): bigint {
@@ -56,7 +61,7 @@ export function writeUpper(root: DirectoryNode, options: UpperOptions): TarSumma
   }
 
   function header(path: string, type: TarEntryType, metadata: Metadata, more: Partial<TarEntry> = {}) {
-    tar.entry({
+    const entry: TarEntry = {
       path,
       type,
       mode: metadata.mode,
@@ -69,7 +74,9 @@ export function writeUpper(root: DirectoryNode, options: UpperOptions): TarSumma
       deviceMinor: 0,
       xattrs: metadata.xattrs.map(([name, value]) => ({ name, value: Buffer.from(value, 'latin1') })),
       ...more,
-    })
+    }
+    tar.entry(entry)
+    identity.entry(entry)
   }
 
   function writeChildren(directory: DirectoryNode, dirfd: number, path: string): void {
@@ -137,6 +144,7 @@ export function writeUpper(root: DirectoryNode, options: UpperOptions): TarSumma
           writeAll(fd, bytes)
           options.control.check()
         })
+        if (file.size > 0) identity.content(inode.digest)
         setOwnerAndMode(fd, metadata)
         futimens(fd, undefined, mtimeOf(metadata))
       } finally {
@@ -184,7 +192,7 @@ export function writeUpper(root: DirectoryNode, options: UpperOptions): TarSumma
     writeChildren(root, upperFd, '')
     setOwnerAndMode(upperFd, metadata)
     futimens(upperFd, undefined, mtimeOf(metadata))
-    return tar.finish()
+    return { ...tar.finish(), contentId: identity.finish() }
   } finally {
     closeSync(upperFd)
   }
@@ -287,6 +295,7 @@ function openStored(content: Exclude<Content, { kind: 'source' }>, { mtimeNs }: 
       return count
     },
     finish: () => ({ size, mtimeNs }),
+    confirms: () => false,
     close: () => undefined,
   }
 }

@@ -28,6 +28,7 @@ export interface RemoveParams {
   readonly by: number
   /** The name it is meant by: while it has others, only this one goes. */
   readonly name: string | undefined
+  readonly now: number
 }
 
 /** A removal as committed; the directories of `retired` are still to be moved away. */
@@ -282,7 +283,7 @@ export const imageWrites = {
         tx.get('SELECT 1 FROM lease_layers WHERE layer_id = ?', row.id) === undefined,
     )
     const retired = unused.map((row) => row.id)
-    markDeleting(tx, retired)
+    markDeleting(tx, retired, p.now)
     return {
       removed: {
         imageId: p.imageId,

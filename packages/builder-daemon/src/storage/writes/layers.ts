@@ -26,6 +26,18 @@ export function layerRow(statements: Statements, id: string): LayerRow | undefin
   return statements.get<LayerRow>(`SELECT ${columns} FROM layers WHERE id = ?`, id)
 }
 
+/** What every layer holds: its content ID, for one from elsewhere its diff ID; null as far as nobody knows, or has it. */
+export function layerContents(statements: Statements, ids: readonly string[]): (string | null)[] {
+  return ids.map(
+    (id) =>
+      statements.get<{ content: string | null }>(
+        `SELECT CASE keeps_headers WHEN 1 THEN diff_id ELSE content_id END AS content
+         FROM layers WHERE id = ? AND state = 'ready'`,
+        id,
+      )?.content ?? null,
+  )
+}
+
 export function layersOfImage(statements: Statements, imageId: string): LayerRow[] {
   return statements.all<LayerRow>(
     `SELECT ${columns} FROM image_layers JOIN layers ON id = layer_id WHERE image_id = ? ORDER BY position`,
@@ -43,11 +55,14 @@ export function layersByDiffId(statements: Statements, diffId: string, parentKey
   )
 }
 
-/** Makes layers unreachable; the caller moves their directories away once this is committed. */
-export function markDeleting(tx: Transaction, ids: readonly string[]): void {
+/**
+ * Makes layers unreachable; the caller moves their directories away once this is committed. Cache records
+ * stay, without their layer.
+ */
+export function markDeleting(tx: Transaction, ids: readonly string[], now: number): void {
   for (const id of ids) {
     tx.run("UPDATE layers SET state = 'deleting' WHERE id = ?", id)
-    tx.run('DELETE FROM cache_records WHERE layer_id = ?', id)
+    tx.run('UPDATE cache_records SET layer_id = NULL, evicted_at = ? WHERE layer_id = ?', now, id)
   }
 }
 
@@ -66,7 +81,7 @@ export function requireReady(tx: Transaction, id: string): LayerRow {
 }
 
 /** Gives the place of damaged layers with the same content to an intact one. */
-function heal(tx: Transaction, id: string): readonly string[] {
+function heal(tx: Transaction, id: string, now: number): readonly string[] {
   const replaced = tx.all<{ id: string }>(
     `SELECT old.id FROM layers AS new JOIN layers AS old ON old.diff_id = new.diff_id
      WHERE new.id = ? AND old.state = 'damaged' AND (new.parent_key IS NULL OR old.parent_key = new.parent_key)`,
@@ -78,7 +93,7 @@ function heal(tx: Transaction, id: string): readonly string[] {
     tx.run('UPDATE cache_records SET layer_id = ? WHERE layer_id = ?', id, old.id)
     if (tx.get('SELECT 1 FROM lease_layers WHERE layer_id = ?', old.id) === undefined) removable.push(old.id)
   }
-  markDeleting(tx, removable)
+  markDeleting(tx, removable, now)
   return removable
 }
 
@@ -91,6 +106,7 @@ export interface PublishParams {
   readonly tarSize: number | null
   readonly keepsHeaders: boolean
   readonly parentKey: string | null
+  readonly contentId: string | null
   readonly synced: boolean
   readonly now: number
 }
@@ -103,25 +119,33 @@ export const layerWrites = {
       throw new BuilderError('ISB_CANCELLED', 'the staged layer was already given up')
     }
     tx.run(
-      `INSERT INTO layers (id, diff_id, tar_size, keeps_headers, parent_key, state, synced, epoch, published_at)
-       VALUES (?, ?, ?, ?, ?, 'ready', ?, ?, ?)`,
+      `INSERT INTO layers
+         (id, diff_id, tar_size, keeps_headers, parent_key, content_id, state, synced, epoch, published_at)
+       VALUES (?, ?, ?, ?, ?, ?, 'ready', ?, ?, ?)`,
       p.id,
       p.diffId,
       p.tarSize,
       p.keepsHeaders ? 1 : 0,
       p.parentKey,
+      p.contentId,
       p.synced ? 1 : 0,
       tx.epoch,
       p.now,
     )
     leaseLayer(tx, p.leaseId, p.id)
-    return p.diffId === null ? [] : heal(tx, p.id)
+    return p.diffId === null ? [] : heal(tx, p.id, p.now)
   }),
 
   setDiffId: ordered(
     (
       tx,
-      p: { readonly id: string; readonly diffId: string; readonly tarSize: number },
+      p: {
+        readonly id: string
+        readonly diffId: string
+        readonly tarSize: number
+        readonly contentId: string | null
+        readonly now: number
+      },
     ): readonly string[] => {
       const row = requireReady(tx, p.id)
       if (row.diff_id !== null && row.diff_id !== p.diffId) {
@@ -130,8 +154,11 @@ export const layerWrites = {
           `layer ${p.id} was recorded as ${row.diff_id} and is now ${p.diffId}`,
         )
       }
-      tx.run('UPDATE layers SET diff_id = ?, tar_size = ? WHERE id = ?', p.diffId, p.tarSize, p.id)
-      return heal(tx, p.id)
+      tx.run(
+        'UPDATE layers SET diff_id = ?, tar_size = ?, content_id = coalesce(?, content_id) WHERE id = ?',
+        ...[p.diffId, p.tarSize, p.contentId, p.id],
+      )
+      return heal(tx, p.id, p.now)
     },
   ),
 

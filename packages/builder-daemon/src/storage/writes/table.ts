@@ -1,3 +1,4 @@
+import { buildCacheWrites } from './build-cache.js'
 import { cacheWrites } from './cache.js'
 import { gcWrites } from './gc.js'
 import { imageWrites } from './images.js'
@@ -13,6 +14,7 @@ export const writes = {
   ...layerWrites,
   ...imageWrites,
   ...cacheWrites,
+  ...buildCacheWrites,
   ...gcWrites,
   ...transferWrites,
   ...listWrites,
