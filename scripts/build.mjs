@@ -1,6 +1,8 @@
 // Builds everything: type-checks, compiles and bundles, and leaves runnable programs in bin/.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
@@ -9,8 +11,9 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const at = (...parts) => join(root, ...parts)
 const { version } = JSON.parse(readFileSync(at('package.json'), 'utf8'))
 
-// `--no-types` leaves out the type check, for quick rounds of editing.
-if (!process.argv.includes('--no-types')) {
+// `--no-types` leaves out the type check and the daemon's code cache, for quick rounds of editing.
+const isQuick = process.argv.includes('--no-types')
+if (!isQuick) {
   execFileSync(process.execPath, [at('node_modules/typescript/bin/tsc'), '-b'], {
     cwd: root,
     stdio: 'inherit',
@@ -49,21 +52,39 @@ const common = {
   minifySyntax: true,
   legalComments: 'none',
   logLevel: 'warning',
-  // The sources are modules; bundled as CommonJS they start faster, and this is their own address.
-  banner: { js: 'const __moduleUrl = require("node:url").pathToFileURL(__filename).href;' },
   define: {
     'import.meta.url': '__moduleUrl',
     BUILD_VERSION: JSON.stringify(version),
     BUILD_COMMIT: JSON.stringify(commit()),
     BUILD_TIME: JSON.stringify(new Date().toISOString()),
   },
-  outExtension: { '.js': '.cjs' },
+  write: false,
+}
+
+const starter = (
+  await build({ ...common, entryPoints: [at('scripts/start/entry.cjs')], banner: { js: "'use strict';" } })
+).outputFiles[0].contents
+
+/**
+ * Writes the programs of `entries` to dist/NAME: each as a bundle in `.js`, whose first line says which it is, and
+ * what starts it in `.cjs`.
+ */
+async function bundle(name, entries, options) {
+  const directory = at('dist', name)
+  const { outputFiles } = await build({ ...common, ...options, entryPoints: entries, outdir: directory })
+  rmSync(directory, { recursive: true, force: true })
+  mkdirSync(directory, { recursive: true })
+  for (const { path, contents } of outputFiles) {
+    const digest = createHash('sha256').update(contents).digest('hex')
+    writeFileSync(path, Buffer.concat([Buffer.from(`// ${digest}\n`), contents]))
+    writeFileSync(path.replace(/\.js$/, '.cjs'), starter)
+  }
 }
 
 const daemon = 'packages/builder-daemon/src'
-await build({
-  ...common,
-  entryPoints: {
+await bundle(
+  'daemon',
+  {
     main: at(daemon, 'main.ts'),
     'layer-worker': at(daemon, 'workers/layer-worker.ts'),
     'database-worker': at(daemon, 'workers/database-worker.ts'),
@@ -71,14 +92,17 @@ await build({
     'identity-helper': at(daemon, 'workers/identity-helper.ts'),
     launcher: at(daemon, 'workers/launcher.ts'),
   },
-  outdir: at('dist/daemon'),
-  external: ['koffi', 'better-sqlite3'],
-})
-await build({
-  ...common,
-  entryPoints: { main: at('packages/client/src/main.ts') },
-  outdir: at('dist/client'),
-})
+  {
+    // The gRPC library wants the loader only to describe itself to others, which nobody asks it to.
+    external: ['koffi', 'better-sqlite3', '@grpc/proto-loader'],
+    // The sources are modules; bundled as CommonJS they start faster, and this is their own address.
+    banner: {
+      js: "'use strict';const __moduleUrl = require('node:url').pathToFileURL(__filename).href;",
+    },
+  },
+)
+await bundle('client', { main: at('packages/client/src/main.ts') }, { banner: { js: "'use strict';" } })
+await trainClient()
 
 mkdirSync(at('bin'), { recursive: true })
 writeFileSync(at('bin/package.json'), '{ "type": "commonjs" }\n')
@@ -86,6 +110,52 @@ writeFileSync(at('bin/package.json'), '{ "type": "commonjs" }\n')
 program('isula-build', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'isula-build')
 program('ctr-img', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'ctr-img')
 program('isula-builder', '-u NODE_OPTIONS', 'daemon', 'isula-builder')
+if (!isQuick && process.getuid?.() === 0) await trainDaemon()
+
+/** What starts of the client need, compiled ahead. */
+async function trainClient() {
+  const place = mkdtempSync(join(tmpdir(), 'isula-build-'))
+  try {
+    const answers = join(place, 'answers.cjs')
+    await build({ ...common, entryPoints: [at('scripts/start/answers.ts')], outfile: answers, write: true })
+    execFileSync(process.execPath, [at('scripts/start/train-client.cjs'), at('dist/client/main'), answers], {
+      cwd: place,
+      env: {},
+      stdio: 'pipe',
+      timeout: 60_000,
+    })
+  } finally {
+    rmSync(place, { recursive: true, force: true })
+  }
+}
+
+/**
+ * What starts of the daemon need: compiled and saved by a daemon that starts and builds an image. Whoever cannot start
+ * one has it done by the first start.
+ */
+async function trainDaemon() {
+  const { startDaemon } = await import('./lib/daemon.mjs')
+  const directory = mkdtempSync(join(tmpdir(), 'isula-build-'))
+  try {
+    // The first saves what a start alone needs, and no more has to be loaded by every other; the second has threads.
+    const first = await startDaemon({ directory })
+    await first.kill()
+    const daemon = await startDaemon({ directory })
+    const context = join(directory, 'context')
+    mkdirSync(context)
+    writeFileSync(join(context, 'Dockerfile'), 'FROM scratch\nCOPY Dockerfile /\n')
+    daemon.image(['build', '-q', '-t', 'trained', context])
+    daemon.image(['images'])
+    daemon.image(['rm', 'trained'])
+    // Threads are ended without being asked, so they save when their start is over.
+    await new Promise((resolve) => setTimeout(resolve, 3500))
+    await daemon.stop()
+  } catch (error) {
+    console.warn(`the daemon starts without a code cache at first: ${error.message}`)
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
 
 function program(name, environment, bundle, title) {
   const file = at('bin', name)

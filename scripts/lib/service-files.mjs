@@ -25,7 +25,7 @@ export const ownDirectories = [library, documentation]
 /** `{ path, mode, from }` or `{ path, mode, content }`: everything but the configuration. */
 export function programFiles() {
   return [
-    ...copies('dist', /\.cjs$/),
+    ...copies('dist', /\.(cjs|js|cache)$/),
     ...nativeModules(),
     file(`${library}/package.json`, 0o644, '{ "type": "commonjs" }\n'),
     // The bundles are readable by all; only root can make use of the daemon's.

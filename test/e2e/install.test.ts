@@ -141,7 +141,9 @@ describe.skipIf(getuid?.() !== 0)('the installer', () => {
   })
 
   test('changes nothing the second time, keeps changed configuration and drops stale files', () => {
-    const before = tree()
+    // Programs make the code caches that they miss, which are theirs to keep or not.
+    const installed = () => tree().filter((path) => !path.endsWith('.cache'))
+    const before = installed()
     const changed = join(root, 'etc/isula-build/configuration.toml')
     writeFileSync(changed, 'debug = true\n')
     const stale = join(root, 'usr/lib/isula-build/dist/daemon/old.cjs')
@@ -151,7 +153,7 @@ describe.skipIf(getuid?.() !== 0)('the installer', () => {
     expect(readFileSync(changed, 'utf8')).toBe('debug = true\n')
     expect(readFileSync(join(root, 'etc/group'), 'utf8')).toBe(group)
     expect(existsSync(stale)).toBe(false)
-    expect(tree()).toEqual(before)
+    expect(installed()).toEqual(before)
   })
 
   test('does not replace a program of somebody else', () => {

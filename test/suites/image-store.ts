@@ -73,6 +73,43 @@ export function imageStoreSuite(name: string, open: () => Promise<OpenStores>): 
       expect(again.owner).toBe(1)
     })
 
+    test('stores several images at once, in their order, the last one with a name it shares', async () => {
+      const layer = await publishContent(stores, lease, unique())
+      const [shared, own] = [`${unique()}:1`, `${unique()}:1`]
+      const image = (names: readonly string[]) => ({
+        ...{ configBytes: configBytes([layer], unique()), layers: [layer.id], names, owner: 7 },
+      })
+      const first = image([shared, own])
+      const images = [first, image([shared]), { ...first, names: [] }]
+      const records = await stores.images.putAll(images, lease)
+      expect(records.map(({ configBytes: bytes }) => Buffer.from(bytes))).toEqual(
+        images.map(({ configBytes: bytes }) => bytes),
+      )
+      expect(records.map(({ names }) => names)).toEqual([[own], [shared], [own]])
+      expect(await stores.images.putAll([], lease)).toEqual([])
+    })
+
+    test('stores all of several images or none', async () => {
+      const taken = `${unique()}:1`
+      await put([taken])
+      const image = (names: readonly string[]) => ({
+        ...{ configBytes: configBytes([], unique()), layers: [], names, owner: 8 },
+      })
+      const before = (await stores.images.list()).length
+      const storing = stores.images.putAll([image([`${unique()}:1`]), image([taken]), image([])], lease)
+      await expect(storing).rejects.toMatchObject({ code: 'ISB_PERMISSION_DENIED' })
+      expect(await stores.images.list()).toHaveLength(before)
+    })
+
+    test('several images that are stored by several at once do not wait for each other in a circle', async () => {
+      const images = Array.from({ length: 6 }, () => ({
+        ...{ configBytes: configBytes([], unique()), layers: [], names: [], owner: 7 },
+      }))
+      const orders = [images, [...images].reverse(), images.slice(3), images.slice(0, 2).reverse()]
+      const stored = await Promise.all(orders.map((several) => stores.images.putAll(several, lease)))
+      expect(stored.map((records) => records.length)).toEqual([6, 6, 3, 2])
+    })
+
     test('stores an image without layers', async () => {
       const image = await put([`${unique()}:1`], { contents: [] })
       expect(image.layers).toEqual([])

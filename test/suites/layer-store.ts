@@ -129,6 +129,31 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toEqual(healed)
     })
 
+    test('verifies whatever shares files with a layer that was found damaged, before it is used again', async () => {
+      const [one, two, three] = [unique(), unique(), unique()]
+      const first = await publishContent(store, lease, one)
+      const second = await publishContent(store, lease, two, { sharesWith: first.id })
+      const third = await publishContent(store, lease, three, { sharesWith: second.id })
+      const stranger = await publishContent(store, lease, unique())
+      for (const { id } of [second, stranger]) {
+        await writeFile(join(store.layers.directory(id), 'diff', 'content'), 'spoilt')
+      }
+      await store.layers.hold([first.id, second.id, third.id, stranger.id], lease)
+      await store.layers.reportDamage(third.id)
+      await expect(store.layers.hold([second.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
+      expect(await store.layers.findByDiffId(diffIdOf(one), '', lease)).toMatchObject({ id: first.id })
+      await store.layers.hold([first.id, stranger.id], lease)
+    })
+
+    test('trusts nothing that shares files with a layer that was damaged while it was made', async () => {
+      const [one, two] = [unique(), unique()]
+      const first = await publishContent(store, lease, one)
+      await store.layers.reportDamage(first.id)
+      const second = await publishContent(store, lease, two, { sharesWith: first.id })
+      await writeFile(join(store.layers.directory(second.id), 'diff', 'content'), 'spoilt')
+      await expect(store.layers.hold([second.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
+    })
+
     test('holds nothing for an operation that has ended', async () => {
       const layer = await publishContent(store, lease, unique())
       const ended = await newLease()

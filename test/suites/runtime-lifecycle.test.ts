@@ -5,7 +5,8 @@ import { getuid } from 'node:process'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { createRuntime, findRuntime } from '../../packages/builder-daemon/src/runtime/launcher-client.js'
+import { findRuntime } from '../../packages/builder-daemon/src/runtime/find-runtime.js'
+import { createRuntime } from '../../packages/builder-daemon/src/runtime/launcher-client.js'
 import { bundleEntry } from '../support/bundled-worker.js'
 import { leftovers } from '../support/runtime-leftovers.js'
 import { silentLogger } from '../support/silent-logger.js'
@@ -234,6 +235,19 @@ describe.skipIf(!runnable)('the life of the launcher (needs root and runc)', () 
     symlinkSync('/dev/full', spool)
     await expect(fixture.run('echo x', { spool })).rejects.toMatchObject({ code: 'ISB_NO_SPACE' })
     expect(leftovers(fixture.runRoot)).toEqual(nothing)
+  })
+
+  test('a container inherits the larger part of its filter from runc, and has all of it from others', async () => {
+    const count = 'grep -E "Seccomp_filters|Seccomp:" /proc/self/status'
+    const fixture = await open()
+    const both = await fixture.run(count)
+    expect(both.output.replace(/\t/g, '')).toBe('Seccomp:2\nSeccomp_filters:2\n')
+    const renamed = join(fixture.directory, 'other')
+    symlinkSync('/usr/sbin/runc', renamed)
+    const other = await fixture.restart({ runtimePath: renamed })
+    const spec = fixture.spec(count)
+    expect(await other.run(spec, new AbortController().signal)).toEqual({ kind: 'exited', code: 0 })
+    expect(readFileSync(spec.spool, 'utf8').replace(/\t/g, '')).toBe('Seccomp:2\nSeccomp_filters:1\n')
   })
 
   test('--security=insecure has every capability of the daemon and no filter', async () => {

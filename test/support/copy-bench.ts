@@ -175,6 +175,7 @@ export function useCopyBench() {
     file,
     layer,
     paramsOf,
+    remembered,
     copy,
     failure,
     list,

@@ -35,6 +35,7 @@ import { createBuilderService } from './rpc/builder-service.js'
 import { createControlService } from './rpc/control-service.js'
 import { createRpcServer } from './rpc/server.js'
 import { createRuntime } from './runtime/launcher-client.js'
+import type { SpawnedLauncher } from './runtime/launcher-process.js'
 import { followSpool } from './runtime/spool.js'
 import { createBuildOperations } from './service/build-operations.js'
 import { createResolverOpener } from './service/build-resolver.js'
@@ -62,6 +63,14 @@ export interface Daemon {
   reload(): Promise<void>
 }
 
+/** What a start brings along. */
+export interface DaemonStart {
+  readonly log: Logger
+  /** Ended when the daemon cannot start. */
+  readonly launcher: SpawnedLauncher
+  readonly environment: Readonly<Record<string, string | undefined>>
+}
+
 /** Milliseconds that running builds get when the daemon is told to stop. */
 const drainTime = 30_000
 /** Milliseconds after which the key for encrypted fields is replaced. */
@@ -75,8 +84,7 @@ const downloadLimits = { size: 50 * 1024 ** 3, idle: 60_000 }
 /** Everything that exists, in the order in which it starts: the lock first, the socket last. */
 export async function composeDaemon(
   config: DaemonConfig,
-  log: Logger,
-  environment: Readonly<Record<string, string | undefined>>,
+  { log, launcher, environment }: DaemonStart,
 ): Promise<Daemon> {
   const lifecycle = createLifecycle(log)
   const clock = { now: () => Date.now() }
@@ -84,6 +92,11 @@ export async function composeDaemon(
   const architecture = hostArchitecture()
   const platform = { os: 'linux', architecture }
   try {
+    await lifecycle.step(
+      'launcher process',
+      () => launcher,
+      ({ close }) => close(),
+    )
     makeRunRoot(config.runRoot)
     const temporary = join(config.runRoot, 'tmp')
     const workers = await lifecycle.step(
@@ -108,15 +121,17 @@ export async function composeDaemon(
     const agentRoot = join(config.runRoot, 'agents')
     for (const left of [spoolRoot, agentRoot, temporary]) rmSync(left, { recursive: true, force: true })
     mkdirSync(temporary, { mode: 0o700 })
-    const runtime = await lifecycle.step(
+    const starting = lifecycle.step(
       'runtime',
       () =>
         createRuntime({
           ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, runtimePath: config.runtime, log },
-          launcherEntry: fileURLToPath(entry('launcher')),
+          ...{ launcherEntry: fileURLToPath(entry('launcher')), spawned: launcher },
         }),
       async (started) => await started[Symbol.asyncDispose](),
     )
+    // Its failure is heard of where the runtime is waited for, unless another step fails before.
+    starting.catch(() => undefined)
     const audit = await lifecycle.step(
       'audit log',
       () => openAuditLog({ path: config.auditLog, clock, log }),
@@ -167,6 +182,7 @@ export async function composeDaemon(
       (started) => started[Symbol.dispose](),
     )
     const engines = enginesOf(config)
+    const runtime = await starting
     const privileges = { uids: config.privilegedUids, gids: config.privilegedGids }
     const builds = createBuildOperations({
       ...{ clock, log, privileges, spoolRoot, follow },

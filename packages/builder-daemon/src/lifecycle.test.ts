@@ -75,3 +75,50 @@ test('stopping twice undoes once', async () => {
   await Promise.all([lifecycle.stop(), lifecycle.stop()])
   expect(undone).toBe(1)
 })
+
+test('stopping waits for steps under way and undoes them in the reverse of their beginning', async () => {
+  const lifecycle = createLifecycle(recorder().log)
+  const done: string[] = []
+  const undo = (value: string): void => void done.push(value)
+  let finish: (value: string) => void = () => undefined
+  const slow = lifecycle.step(
+    'slow',
+    () =>
+      new Promise<string>((resolve) => {
+        finish = resolve
+      }),
+    undo,
+  )
+  await lifecycle.step('quick', () => 'quick', undo)
+  const stopping = lifecycle.stop()
+  await new Promise((resolve) => setImmediate(resolve))
+  expect(done).toEqual([])
+  finish('slow')
+  await stopping
+  expect([done, await slow]).toEqual([['quick', 'slow'], 'slow'])
+})
+
+test('stopping does not fail over a step under way that does', async () => {
+  const lifecycle = createLifecycle(recorder().log)
+  const done: string[] = []
+  let fail: (error: Error) => void = () => undefined
+  await lifecycle.step(
+    'first',
+    () => 'first',
+    (value) => void done.push(value),
+  )
+  const failing = lifecycle.step(
+    'failing',
+    () =>
+      new Promise<string>((_, reject) => {
+        fail = reject
+      }),
+    (value) => void done.push(value),
+  )
+  const failed = expect(failing).rejects.toThrow('no')
+  const stopping = lifecycle.stop()
+  fail(new Error('no'))
+  await stopping
+  await failed
+  expect(done).toEqual(['first'])
+})

@@ -1,11 +1,12 @@
+import { fileURLToPath } from 'node:url'
 import { buildInfo } from '@isula-build/shared/build-info.js'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { composeDaemon } from './compose.js'
 import { completionScript } from './config/completion.js'
 import { loadConfig } from './config/daemon-config.js'
 import { daemonHelp, parseFlags } from './config/flags.js'
 import { createLogger } from './observe/log.js'
 import { dumpStacks } from './observe/stack-dump.js'
+import { spawnLauncher } from './runtime/launcher-process.js'
 
 async function main(argv: readonly string[]): Promise<void> {
   const outcome = parseFlags(argv, process.env)
@@ -22,6 +23,8 @@ async function main(argv: readonly string[]): Promise<void> {
     })
   }
   process.umask(0o022)
+  // It loads while this process does; what it does to the run root it does when told, under the locks of the store.
+  const launcher = spawnLauncher(fileURLToPath(new URL('./launcher.cjs', import.meta.url)))
   const config = loadConfig(outcome.flags)
   const log = createLogger(config.logLevel)
   for (const warning of config.warnings) log.warn('config.default', { warning })
@@ -37,7 +40,8 @@ async function main(argv: readonly string[]): Promise<void> {
     }
   })
 
-  const daemon = await composeDaemon(config, log, process.env)
+  const { composeDaemon } = await import('./compose.js')
+  const daemon = await composeDaemon(config, { log, launcher, environment: process.env })
   let stopping: Promise<void> | undefined
   const stop = (signal: string): void => {
     log.info('daemon.stopping', { signal })

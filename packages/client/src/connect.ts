@@ -1,10 +1,12 @@
-import { Client, connectivityState, credentials, type ServiceError } from '@grpc/grpc-js'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { errorOfStatus } from '@isula-build/shared/errors/wire.js'
 import type { Decoded, Encodable, MessageType } from '@isula-build/shared/rpc/codec.js'
 import type { Method } from '@isula-build/shared/rpc/service.js'
 import { durationMilliseconds } from './cli/durations.js'
 import { checkedSocket, unreachable } from './daemon-socket.js'
+import { CallError } from './rpc/call-status.js'
+import { type GrpcCall, startCall } from './rpc/grpc-call.js'
+import { ConnectError, type Http2Session, openSession } from './rpc/http2-session.js'
 
 type AnyMessage = MessageType<unknown, unknown>
 
@@ -40,69 +42,57 @@ const longest = 120_000
 export async function connect(host: string, timeout: string): Promise<Connection> {
   const wait = timeoutMilliseconds(timeout)
   const path = checkedSocket(host)
-  const client = new Client(`unix://${path}`, credentials.createInsecure(), {
-    'grpc.max_receive_message_length': -1,
-    'grpc.max_send_message_length': -1,
-    'grpc.enable_channelz': 0,
-    'grpc.use_local_subchannel_pool': 1,
-  })
-  if (!(await isReady(client, Date.now() + wait))) {
-    client.close()
-    throw await unreachable(path)
+  const session = await dial(path, wait)
+  const startRequest = (name: string, request: Buffer): GrpcCall => {
+    const call = startCall(session, name)
+    call.write(request, true)
+    return call
   }
   return {
-    unary: (method, request) =>
-      new Promise((resolve, reject) => {
-        const { path: name, requestSerialize, responseDeserialize } = method
-        client.makeUnaryRequest(name, requestSerialize, responseDeserialize, request, (error, value) => {
-          if (error) reject(errorOf(error))
-          else if (value === undefined) reject(new Error(`no answer to ${name}`))
-          else resolve(value)
-        })
-      }),
-    stream: (method, request) =>
-      translated(
-        client.makeServerStreamRequest(
-          method.path,
-          method.requestSerialize,
-          method.responseDeserialize,
-          request,
-        ),
-      ),
-    duplex(method) {
-      const call = client.makeBidiStreamRequest(
-        method.path,
-        method.requestSerialize,
-        method.responseDeserialize,
-      )
-      const isOver = (): boolean => call.destroyed || !call.writable
-      const room = roomIn(call)
+    async unary({ path: name, requestSerialize, responseDeserialize }, request) {
+      const call = startRequest(name, requestSerialize(request))
+      const [first, ...more] = await all(decoded(call, responseDeserialize))
+      if (first === undefined || more.length > 0) throw new Error(`not one answer to ${name}`)
+      return first
+    },
+    stream({ path: name, requestSerialize, responseDeserialize }, request) {
+      const call = startRequest(name, requestSerialize(request))
+      return decoded(call, responseDeserialize)
+    },
+    duplex({ path: name, requestSerialize, responseDeserialize }) {
+      const call = startCall(session, name)
       return {
-        responses: translated(call),
+        responses: decoded(call, responseDeserialize),
         // A call that has failed says why through its responses.
-        async write(request) {
-          if (isOver()) return false
-          if (!call.write(request)) await room.next()
-          return !isOver()
-        },
-        end: () => call.end(),
-        cancel: () => call.cancel(),
+        write: async (request) => await call.write(requestSerialize(request)),
+        end: call.end,
+        cancel: call.cancel,
       }
     },
-    close: () => client.close(),
+    close: session.close,
   }
 }
 
-async function* translated<T>(call: AsyncIterable<T>): AsyncIterable<T> {
+async function dial(path: string, wait: number): Promise<Http2Session> {
   try {
-    yield* call
+    return await openSession(path, wait)
   } catch (error) {
-    throw errorOf(error as ServiceError)
+    throw error instanceof ConnectError ? unreachable(path, error.code) : error
   }
 }
 
-function errorOf(error: ServiceError): Error {
-  return typeof error.code === 'number' ? errorOfStatus(error) : error
+async function* decoded<T>(call: GrpcCall, decode: (bytes: Buffer) => T): AsyncIterable<T> {
+  try {
+    for await (const message of call.messages) yield decode(message)
+  } catch (error) {
+    throw error instanceof CallError ? errorOfStatus(error) : error
+  }
+}
+
+async function all<T>(values: AsyncIterable<T>): Promise<readonly T[]> {
+  const found: T[] = []
+  for await (const value of values) found.push(value)
+  return found
 }
 
 function timeoutMilliseconds(text: string): number {
@@ -112,35 +102,4 @@ function timeoutMilliseconds(text: string): number {
     'ISB_ARGUMENT_INVALID',
     `invalid timeout value: ${text}, supported range [100ms, 2m0s]`,
   )
-}
-
-/** False at the deadline, and as soon as the socket refuses. */
-function isReady(client: Client, deadline: number): Promise<boolean> {
-  const channel = client.getChannel()
-  return new Promise((resolve) => {
-    const look = (): void => {
-      const state = channel.getConnectivityState(true)
-      if (state === connectivityState.READY) resolve(true)
-      else if (state === connectivityState.TRANSIENT_FAILURE) resolve(false)
-      else {
-        channel.watchConnectivityState(state, deadline, (error) => {
-          if (error === undefined) look()
-          else resolve(false)
-        })
-      }
-    }
-    look()
-  })
-}
-
-/** Wakes everybody who waits for room when there is some, or when the call is over. */
-function roomIn(call: NodeJS.EventEmitter): { readonly next: () => Promise<void> } {
-  let waiting: (() => void)[] = []
-  const wake = (): void => {
-    const woken = waiting
-    waiting = []
-    for (const one of woken) one()
-  }
-  for (const event of ['drain', 'close', 'error', 'status']) call.on(event, wake)
-  return { next: () => new Promise((resolve) => waiting.push(resolve)) }
 }

@@ -1,5 +1,4 @@
 import { lstatSync, readFileSync, statSync } from 'node:fs'
-import { createConnection } from 'node:net'
 import { userInfo } from 'node:os'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 
@@ -25,9 +24,9 @@ function invalidSocket(host: string, hint: string): BuilderError {
   return new BuilderError('ISB_DAEMON_UNREACHABLE', `invalid socket path: ${host}`, { hint })
 }
 
-/** Why nobody answers at a socket that is there. */
-export async function unreachable(path: string): Promise<BuilderError> {
-  switch (await connectError(path)) {
+/** Why nobody answers at a socket that is there; `code` is what connecting failed with, if it did. */
+export function unreachable(path: string, code: string | undefined): BuilderError {
+  switch (code) {
     case undefined:
       return cannotConnect(
         path,
@@ -44,17 +43,6 @@ export async function unreachable(path: string): Promise<BuilderError> {
     default:
       return cannotConnect(path, 'it cannot be connected to', 'Start the daemon: systemctl start isula-build')
   }
-}
-
-function connectError(path: string): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const socket = createConnection(path)
-    socket.once('connect', () => {
-      socket.destroy()
-      resolve(undefined)
-    })
-    socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? 'unknown'))
-  })
 }
 
 function cannotConnect(path: string, reason: string, hint: string): BuilderError {

@@ -93,10 +93,16 @@ function onWriteError(error: NodeJS.ErrnoException): void {
 process.stdout.on('error', onWriteError)
 process.stderr.on('error', () => process.exit(brokenPipe))
 
+/** Ends without taking the process apart, once it has heard of writes that failed and nothing waits to be written. */
+function finish(code: number): void {
+  process.exitCode = code
+  setImmediate(() => {
+    if (process.stdout.writableLength === 0 && process.stderr.writableLength === 0) process.exit()
+  })
+}
+
 const argv = argumentsOf(basename(process.title), process.argv.slice(2))
 const trace = argv.includes('-D') || argv.includes('--debug')
 dispatch(argv)
   .catch((error: unknown) => reportError(error, { trace }))
-  .then((code) => {
-    process.exitCode = code
-  })
+  .then(finish)

@@ -6,7 +6,7 @@ import {
   type KeyObject,
   privateDecrypt,
 } from 'node:crypto'
-import { chown, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chownSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { promisify } from 'node:util'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
@@ -36,10 +36,10 @@ export async function loadTransportKey(privatePath: string, publicPath: string):
   let retired: KeyObject | undefined
   const publish = async (gid: number): Promise<void> => {
     const directory = dirname(publicPath)
-    await mkdir(directory, { recursive: true, mode: 0o750 })
-    const { uid, mode } = await stat(directory)
+    mkdirSync(directory, { recursive: true, mode: 0o750 })
+    const { uid, mode } = statSync(directory)
     // A closed directory has to let the group through; one open to everybody is shared with others.
-    if ((mode & 0o001) === 0) await chown(directory, uid, gid)
+    if ((mode & 0o001) === 0) chownSync(directory, uid, gid)
     await replaceFile(publicPath, pem, 0o440, gid)
   }
   return {
@@ -65,7 +65,7 @@ export async function loadTransportKey(privatePath: string, publicPath: string):
     },
     publish,
     async rotate(gid, age) {
-      const { mtimeMs } = await stat(privatePath)
+      const { mtimeMs } = statSync(privatePath)
       if (Date.now() - mtimeMs < age) return false
       const next = await generate(privatePath)
       retired = key
@@ -76,7 +76,7 @@ export async function loadTransportKey(privatePath: string, publicPath: string):
     },
     async withdraw() {
       // Another daemon with this configuration directory may have replaced it.
-      if ((await textOf(publicPath)) === pem) await rm(publicPath, { force: true })
+      if ((await textOf(publicPath)) === pem) rmSync(publicPath, { force: true })
     },
   }
 }
@@ -103,7 +103,7 @@ function tryOpen(key: KeyObject, field: Buffer): string | undefined {
 
 async function textOf(path: string): Promise<string | undefined> {
   try {
-    return await readFile(path, 'utf8')
+    return readFileSync(path, 'utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw error
@@ -129,8 +129,8 @@ async function generate(path: string): Promise<KeyObject> {
 
 async function replaceFile(path: string, content: string, mode: number, gid?: number): Promise<void> {
   const next = `${path}.new`
-  await rm(next, { force: true })
-  await writeFile(next, content, { mode, flag: 'wx' })
-  if (gid !== undefined) await chown(next, (await stat(next)).uid, gid)
-  await rename(next, path)
+  rmSync(next, { force: true })
+  writeFileSync(next, content, { mode, flag: 'wx' })
+  if (gid !== undefined) chownSync(next, statSync(next).uid, gid)
+  renameSync(next, path)
 }

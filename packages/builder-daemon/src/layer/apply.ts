@@ -1,17 +1,16 @@
-import { createHash } from 'node:crypto'
 import { closeSync, fstatSync, mkdirSync, openSync, readSync, rmSync } from 'node:fs'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { type DiffId, type Digest, digestFromHex } from '@isula-build/shared/oci/digest.js'
+import type { DiffId } from '@isula-build/shared/oci/digest.js'
 import type { ApplyFileParams, ApplyParams, ApplyResult } from '../ports/layer-worker.js'
 import { AT_FDCWD } from '../system/libc.js'
 import { O_PATH, openat, renameat2 } from '../system/syscalls.js'
-import { decompress, defaultRatio } from './decompress/decompress.js'
-import { descriptorSource } from './decompress/descriptor-source.js'
 import { createHeadersWriter, inlineFiles } from './headers-file.js'
 import { type JobControl, uncontrolled } from './job-control.js'
 import { LowersUnknown } from './lowers-unknown.js'
+import { openHelpedTar } from './pipe/feed.js'
 import { type ByteSource, createTarReader } from './tar/reader.js'
 import { unpackEntries } from './unpack-entries.js'
+import type { UnpackedTar } from './unpacked-tar.js'
 import { openUpper } from './upper.js'
 
 /**
@@ -42,56 +41,36 @@ export function applyFileJob(
 }
 
 function apply(params: ApplyParams, control: JobControl): ApplyResult {
-  const stored = descriptorSource(params.fd, params.range, control)
-  const { expectedDigest } = params
-  if (expectedDigest === undefined) return unpack(params, stored, control)
-  const checked = checkedSource(stored, expectedDigest)
-  let result: ApplyResult
+  const { fd, range, limit, expectedDigest } = params
+  const tar = openHelpedTar({ fd, range, limit, expectedDigest }, control)
   try {
-    result = unpack(params, checked, control)
-  } catch (error) {
-    // Whether these are the right bytes comes first: what they seem to hold matters only then.
-    if (isBuilderError(error) && error.code !== 'ISB_CANCELLED') checked.check()
-    throw error
-  }
-  checked.check()
-  return result
-}
-
-/** Hashes what is read of `source`; `check` reads the rest and fails with ISB_DIGEST_MISMATCH. */
-function checkedSource(source: ByteSource, expected: Digest): ByteSource & { check(): void } {
-  const hash = createHash('sha256')
-  function read(target: Buffer, offset: number, length: number): number {
-    const count = source.read(target, offset, length)
-    if (count > 0) hash.update(target.subarray(offset, offset + count))
-    return count
-  }
-  return {
-    read,
-    check() {
-      const rest = Buffer.allocUnsafe(1 << 16)
-      while (read(rest, 0, rest.length) > 0);
-      const digest = digestFromHex(hash.digest('hex'))
-      if (digest === expected) return
-      throw new BuilderError(
-        'ISB_DIGEST_MISMATCH',
-        `layer ${expected} in the archive has the digest ${digest}`,
-      )
-    },
+    let result: Omit<ApplyResult, 'diffId'>
+    try {
+      result = unpack(params, tar, control)
+    } catch (error) {
+      // Whether these are the right bytes comes first: what they seem to hold matters only then.
+      if (expectedDigest !== undefined && isBuilderError(error) && error.code !== 'ISB_CANCELLED') {
+        tar.checkStored()
+      }
+      throw error
+    }
+    tar.checkStored()
+    const diffId = tar.diffId()
+    verify(diffId, params.expectedDiffId)
+    return { ...result, diffId }
+  } finally {
+    tar.close()
   }
 }
 
-function unpack(params: ApplyParams, stored: ByteSource, control: JobControl): ApplyResult {
-  const unpacked = decompress(stored, { bytes: params.limit, ...defaultRatio }, control)
+function unpack(params: ApplyParams, tar: UnpackedTar, control: JobControl): Omit<ApplyResult, 'diffId'> {
   const replacedDirectory = `${params.headersFile}.replaced`
-  const hash = createHash('sha256')
   const paths = new Set<string>()
   let repeats = false
   let tarSize = 0
   const source: ByteSource = {
     read(target, offset, length) {
-      const count = unpacked.read(target, offset, length)
-      if (count > 0) hash.update(target.subarray(offset, offset + count))
+      const count = tar.read(target, offset, length)
       tarSize += count
       return count
     },
@@ -117,10 +96,8 @@ function unpack(params: ApplyParams, stored: ByteSource, control: JobControl): A
         upper.finish()
         headers.finish(entries)
         if (replaced.taken.size > 0) inlineFiles(params.headersFile, replaced.taken, control, copyOut)
-        const diffId = digestFromHex(hash.digest('hex')) as DiffId
-        verify(diffId, params.expectedDiffId)
-        const { compression } = unpacked
-        return { diffId, tarSize, entries, usedParents: upper.usedParents, repeats, compression }
+        const { compression } = tar
+        return { tarSize, entries, usedParents: upper.usedParents, repeats, compression }
       } finally {
         upper.close()
         replaced.close()
@@ -129,7 +106,6 @@ function unpack(params: ApplyParams, stored: ByteSource, control: JobControl): A
       headers.close()
     }
   } finally {
-    unpacked.close()
     rmSync(replacedDirectory, { recursive: true, force: true })
   }
 }

@@ -20,7 +20,7 @@ export interface Metadata {
 let knownUmask: number | undefined
 
 /** Of the process: a thread can neither set it nor ask for it but here. */
-function umask(): number {
+export function umask(): number {
   if (knownUmask === undefined) {
     const match = /^Umask:\s*([0-7]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))
     knownUmask = Number.parseInt(match?.[1] ?? '0777', 8)

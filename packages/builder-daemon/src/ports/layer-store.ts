@@ -32,6 +32,8 @@ export interface Lease {
 }
 
 export interface SealedLayer {
+  /** A held layer that some of its files are hard links of: damage of one makes the other suspect. */
+  readonly sharesWith?: LayerId | undefined
   readonly diffId: DiffId | null
   readonly tarSize: number | null
   readonly keepsHeaders: boolean
@@ -46,8 +48,9 @@ export interface LayerStore {
   /** An empty staging directory, recorded so that recovery removes it when the daemon dies. */
   stage(lease: Lease): Promise<StagingLayer>
   /**
-   * Renames `staging/<id>` into `layers/` and records it, protected by `lease`. Its durability is that
-   * of the store (verified or strict). Files beside `upper` (tar headers) go along.
+   * Renames `staging/<id>` into `layers/` and records it, protected by `lease`. Its durability is that of the store
+   * (verified or strict) once an image uses it; a crash before that may lose it. Files beside `upper` (tar headers)
+   * go along.
    */
   publish(staging: StagingLayer, sealed: SealedLayer, lease: Lease): Promise<LayerRecord>
   /** Moves the staging directory to the trash; it is removed in the background. */

@@ -211,6 +211,11 @@ export interface CopyParams {
   readonly parents: boolean
   readonly excludes: readonly string[]
   readonly fixedTime: number | undefined
+  /**
+   * Directory of a sealed layer, held, that the same instruction gave before: files that are the same in it
+   * become hard links.
+   */
+  readonly reuse?: string | undefined
 }
 
 export type ResolvedCopyInput =
@@ -238,6 +243,8 @@ export type ResolvedCopyInput =
 
 export interface CopyResult extends IdentifiedLayer {
   readonly contentKey: string
+  /** The files of `reuse` are not what they were: nothing was taken from it. */
+  readonly reuseDamaged?: boolean
 }
 
 export interface ExplainSourcesParams {

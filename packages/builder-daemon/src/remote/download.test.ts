@@ -27,8 +27,8 @@ async function serve(listener: RequestListener): Promise<string> {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
 }
 
-const fetch = (url: string, signal = new AbortController().signal) =>
-  createDownloader({ size: 1000, idle: 200 }).fetch(url, { directory, checksum: undefined, signal })
+const fetch = (url: string, signal = new AbortController().signal, idle = 200) =>
+  createDownloader({ size: 1000, idle }).fetch(url, { directory, checksum: undefined, signal })
 
 const failing = (code: string, message: RegExp) =>
   expect.objectContaining({ code, message: expect.stringMatching(message) })
@@ -56,7 +56,9 @@ test('a body beyond the limit is refused, announced or not', async () => {
     }
     more()
   })
-  await expect(fetch(silent)).rejects.toEqual(failing('ISB_LIMIT_EXCEEDED', /larger than 1000 bytes/))
+  await expect(fetch(silent, undefined, 10_000)).rejects.toEqual(
+    failing('ISB_LIMIT_EXCEEDED', /larger than 1000 bytes/),
+  )
 })
 
 test.each([

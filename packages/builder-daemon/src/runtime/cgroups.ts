@@ -98,6 +98,11 @@ export function cgroupDirectories(cgroups: Cgroups, path: string): readonly stri
     .filter((directory) => existsSync(directory))
 }
 
+/** Where the cgroup exists in a hierarchy that counts processes: all of a container that cannot write cgroups. */
+export function countingDirectories(cgroups: Cgroups, path: string): readonly string[] {
+  return cgroupDirectories({ ...cgroups, hierarchies: countingHierarchies(cgroups).slice(0, 1) }, path)
+}
+
 /**
  * Makes a cgroup with a limit of processes for a container that no OCI runtime sets up. A process
  * joins by writing 0 to `cgroup.procs` in each of the returned directories.
@@ -190,9 +195,11 @@ export async function killCgroup(directories: readonly string[], timeout: number
   }
 }
 
-/** Removes emptied cgroups; the kernel may need a moment after the last process. */
-export async function removeCgroup(directories: readonly string[]): Promise<boolean> {
-  let pending = directories.flatMap(below)
+/** Removes emptied cgroups, wherever they are; the kernel may need a moment after the last process. */
+export async function removeCgroup(cgroups: Cgroups, path: string): Promise<boolean> {
+  // Most often there is nothing below, and asking first costs more than all else.
+  const directories = cgroups.hierarchies.map((hierarchy) => join(hierarchy.path, path))
+  let pending = directories.filter((directory) => !removed(directory)).flatMap(below)
   for (let attempt = 0; attempt < 12; attempt += 1) {
     pending = pending.filter((directory) => !removed(directory))
     if (pending.length === 0) return true

@@ -14,6 +14,8 @@ export interface ChildReaper {
   own(child: ChildProcess): void
   /** Resolves when the adopted process has ended, also when it already has; rejects when it is not ours. */
   ended(pid: number): Promise<ChildStatus>
+  /** False once it has ended, when its pid may already be another's. */
+  isRunning(pid: number): boolean
   /** To be called on SIGCHLD. */
   collect(): void
 }
@@ -68,6 +70,7 @@ export function createChildReaper(self: number): ChildReaper {
         collect()
       })
     },
+    isRunning: (pid) => !statuses.has(pid),
     collect,
   }
 }

@@ -19,7 +19,7 @@ import {
 export interface LaunchPlace {
   readonly rootfs: string
   readonly cgroupsPath: string | undefined
-  /** Absolute path of the OCI runtime; undefined when there is none. */
+  /** Name or path of the OCI runtime; undefined when there is none. */
   readonly runtimePath: string | undefined
 }
 
@@ -54,7 +54,12 @@ function ociProcess(spec: RunSpec, host: HostFacts, place: LaunchPlace): LaunchR
   if (runtimePath === undefined) {
     throw new BuilderError('ISB_RUNTIME_MISSING', 'no container runtime (runc or crun) was found')
   }
-  return { kind: 'oci', runtimePath, config: JSON.stringify(ociConfig(spec, host, place)) }
+  const config = ociConfig(spec, host, place)
+  const { seccomp, ...linux } = config.linux
+  const { architecture } = host
+  const filter =
+    seccomp === undefined ? undefined : { architecture, capabilities: config.process.capabilities.bounding }
+  return { kind: 'oci', runtimePath, config: { ...config, linux }, filter }
 }
 
 function chrootProcess(spec: RunSpec, host: HostFacts): LaunchRequest['process'] {

@@ -1,27 +1,33 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, realpathSync } from 'node:fs'
+import { mkdirSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Logger } from '../ports/logger.js'
 import type { RunExit, RunSpec, Runtime } from '../ports/runtime.js'
 import { readHostFacts } from './host-facts.js'
 import { launchRequest } from './launch-request.js'
-import { type LauncherProcess, startLauncher } from './launcher-process.js'
+import {
+  type LauncherProcess,
+  type SpawnedLauncher,
+  spawnLauncher,
+  startLauncher,
+} from './launcher-process.js'
 import {
   type LauncherSettings,
   type LaunchResult,
   launcherPaths,
   type RecoveryReport,
 } from './launcher-protocol.js'
-import { toolEnvironment } from './run-context.js'
 
 export interface RuntimeOptions {
   /** The launcher's program, `workers/launcher.js`. */
   readonly launcherEntry: string
+  /** One of that program that was started ahead; by default the first is started here, too. */
+  readonly spawned?: SpawnedLauncher
   readonly dataRoot: string
   /** `<runRoot>/runtime` belongs to the launcher. The daemon holds the run root's lock already. */
   readonly runRoot: string
-  /** Absolute path of runc or another OCI runtime; undefined leaves only `--isolation chroot`. */
+  /** Name or absolute path of runc or another OCI runtime; undefined leaves only `--isolation chroot`. */
   readonly runtimePath: string | undefined
   readonly log: Logger
   /** Default: `/isula-build/<digest of the run root>`, the same after every restart. */
@@ -55,14 +61,15 @@ export async function createRuntime(options: RuntimeOptions): Promise<LaunchedRu
     runRoot,
     cgroupParent: options.cgroupParent ?? defaultCgroupParent(runRoot),
     spoolQuota: options.spoolQuota ?? 1024 ** 3,
+    runtimePath: options.runtimePath,
   }
   let closing = false
   let launcher: Promise<LauncherProcess> | undefined
   let pid: number | undefined
 
-  const start = async (): Promise<LauncherProcess> => {
+  const start = async (spawned?: SpawnedLauncher): Promise<LauncherProcess> => {
     const started = await startLauncher({
-      entry: options.launcherEntry,
+      spawned: spawned ?? spawnLauncher(options.launcherEntry),
       settings,
       log,
       onStalled(id, bytes) {
@@ -87,7 +94,7 @@ export async function createRuntime(options: RuntimeOptions): Promise<LaunchedRu
     })
     return started
   }
-  launcher = start()
+  launcher = start(options.spawned)
   const { recovery } = await launcher
   const cgroups = recovery.cgroups
   const host = readHostFacts(recovery)
@@ -170,19 +177,4 @@ function exitOf(result: LaunchResult): RunExit {
 
 function defaultCgroupParent(runRoot: string): string {
   return `/isula-build/${createHash('sha256').update(runRoot).digest('hex').slice(0, 12)}`
-}
-
-/** Absolute path of the first of `names` that is installed in a system directory. */
-export function findRuntime(names: readonly string[] = ['runc', 'crun']): string | undefined {
-  for (const name of names) {
-    if (name.startsWith('/')) {
-      if (existsSync(name)) return name
-      continue
-    }
-    for (const directory of toolEnvironment.PATH.split(':')) {
-      const path = join(directory, name)
-      if (existsSync(path)) return path
-    }
-  }
-  return undefined
 }

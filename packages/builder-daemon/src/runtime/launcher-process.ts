@@ -1,6 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readlinkSync } from 'node:fs'
+import type { Readable, Writable } from 'node:stream'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Logger } from '../ports/logger.js'
 import {
@@ -29,8 +30,18 @@ export interface LauncherProcess {
   close(): Promise<void>
 }
 
+/** A launcher that was started and waits to be told its settings. */
+export interface SpawnedLauncher {
+  readonly child: ChildProcessByStdio<Writable, Readable, Readable>
+  /** Resolves when the process is gone. */
+  readonly ended: Promise<void>
+  /** Why it could not be started. */
+  failure(): Error | undefined
+  close(): Promise<void>
+}
+
 export interface LauncherProcessOptions {
-  readonly entry: string
+  readonly spawned: SpawnedLauncher
   readonly settings: LauncherSettings
   readonly log: Logger
   readonly onStalled: (id: string, bytes: number) => void
@@ -41,9 +52,8 @@ const unsharePaths = ['/usr/bin/unshare', '/bin/unshare']
 const startTimeout = 40_000
 const closeTimeout = 15_000
 
-/** Starts the launcher in a mount namespace of its own and waits until it is ready. */
-export async function startLauncher(options: LauncherProcessOptions): Promise<LauncherProcess> {
-  const { log } = options
+/** Starts the program in a mount namespace of its own; before it has its settings it does nothing. */
+export function spawnLauncher(entry: string): SpawnedLauncher {
   const unshare = unsharePaths.find((path) => existsSync(path))
   if (unshare === undefined) {
     throw new BuilderError('ISB_RUNTIME_MISSING', 'unshare of util-linux is not installed', {
@@ -53,13 +63,24 @@ export async function startLauncher(options: LauncherProcessOptions): Promise<La
   // Mounts of the host still arrive (and leave), so that a disk mounted later can be a build context.
   const child = spawn(
     unshare,
-    ['--mount', '--propagation', 'slave', '--', readlinkSync('/proc/self/exe'), options.entry],
+    ['--mount', '--propagation', 'slave', '--', readlinkSync('/proc/self/exe'), entry],
     { cwd: '/', env: toolEnvironment, detached: true, stdio: ['pipe', 'pipe', 'pipe'] },
   )
   const ended = once(child, 'close').then(() => undefined)
   // A child that could not be started has no 'close' to wait for; the race below sees its 'error'.
   ended.catch(() => undefined)
   child.stdin.on('error', () => undefined)
+  let failure: Error | undefined
+  child.on('error', (error) => {
+    failure = error
+  })
+  return { child, ended, failure: () => failure, close: () => closeLauncher(child, ended) }
+}
+
+/** Gives a launcher its settings and waits until it is ready. */
+export async function startLauncher(options: LauncherProcessOptions): Promise<LauncherProcess> {
+  const { log } = options
+  const { child, ended, failure, close } = options.spawned
   child.stderr.on('data', (text: Buffer) => log.error('launcher.stderr', { text: text.toString('utf8') }))
   const pending = new Map<string, (result: LaunchResult | undefined) => void>()
   const send = (message: ToLauncher): void => {
@@ -72,8 +93,12 @@ export async function startLauncher(options: LauncherProcessOptions): Promise<La
       reject(new BuilderError('ISB_INTERNAL', `the launcher process cannot be used: ${why}`, { cause }))
     }
     const timer = setTimeout(() => fail('it did not become ready in time'), startTimeout)
+    const hasEnded = (): void => fail(`it ended with ${child.signalCode ?? child.exitCode}`)
+    const early = failure()
+    if (early !== undefined) return fail(early.message, early)
+    if (child.exitCode !== null || child.signalCode !== null) return hasEnded()
     child.once('error', (error) => fail(error.message, error))
-    child.once('exit', (code, signal) => fail(`it ended with ${signal ?? code}`))
+    child.once('exit', hasEnded)
     const receive = (message: FromLauncher): void => {
       switch (message.type) {
         case 'ready':
@@ -118,7 +143,7 @@ export async function startLauncher(options: LauncherProcessOptions): Promise<La
       }),
     kill: (id) => send({ type: 'kill', id }),
     raiseQuota: (id, bytes) => send({ type: 'quota', id, bytes }),
-    close: () => closeLauncher(child, ended),
+    close,
   }
 }
 

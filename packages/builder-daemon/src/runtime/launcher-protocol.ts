@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import type { RuntimeMount } from '../ports/runtime.js'
-import type { CapabilitySets, Rlimit } from './oci-config.js'
+import type { Capability } from './capabilities.js'
+import type { CapabilitySets, OciConfig, Rlimit } from './oci-config.js'
 import type { SeccompProfile } from './seccomp-profile.js'
 
 /**
@@ -19,6 +20,8 @@ export interface LauncherSettings {
   readonly cgroupParent: string
   /** Output bytes of one RUN before it is made to wait. */
   readonly spoolQuota: number
+  /** The OCI runtime that requests will name, to prepare for it; undefined when there is none. */
+  readonly runtimePath: string | undefined
 }
 
 export interface LauncherPaths {
@@ -68,9 +71,19 @@ export type LaunchMount =
 
 export interface OciProcessRequest {
   readonly kind: 'oci'
+  /** Or a name, to be looked for in the system directories. */
   readonly runtimePath: string
-  /** config.json but for what only the launcher knows (see `ContainerPlace`). */
-  readonly config: string
+  /** config.json but for its filter of system calls. */
+  readonly config: OciConfig
+  /** Whom the filter is for; undefined: there is none. */
+  readonly filter: FilterRequest | undefined
+}
+
+export interface FilterRequest {
+  /** Node's name of the machine's architecture. */
+  readonly architecture: string
+  /** The bounding set of the container. */
+  readonly capabilities: readonly Capability[]
 }
 
 export interface ChrootProcessRequest {

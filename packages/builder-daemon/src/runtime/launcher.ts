@@ -1,11 +1,19 @@
-import { mkdirSync, readdirSync, rmdirSync, rmSync, unlinkSync } from 'node:fs'
+import { mkdirSync, openSync, readdirSync, rmdirSync, rmSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { kill } from '../system/processes.js'
 import { hasErrno } from '../system/system-error.js'
-import { type Cgroups, cgroupDirectories, killCgroup, removeCgroup, removeCgroupParents } from './cgroups.js'
+import {
+  type Cgroups,
+  cgroupDirectories,
+  countingDirectories,
+  killCgroup,
+  removeCgroup,
+  removeCgroupParents,
+} from './cgroups.js'
 import type { ChildReaper } from './child-reaper.js'
 import { runChrootContainer } from './chroot-container.js'
+import type { FilteredStarts } from './filtered-starts.js'
 import {
   type FromLauncher,
   type LauncherSettings,
@@ -26,6 +34,7 @@ export interface LauncherOptions {
   readonly settings: LauncherSettings
   readonly cgroups: Cgroups
   readonly reaper: ChildReaper
+  readonly starts: FilteredStarts
   /** How to start this program again. */
   readonly self: readonly [string, ...string[]]
   readonly send: (message: FromLauncher) => void
@@ -47,9 +56,10 @@ interface ActiveRun {
 }
 
 export function createLauncher(options: LauncherOptions): Launcher {
-  const { settings, cgroups, reaper, send } = options
+  const { settings, cgroups, reaper, starts, send } = options
   const paths = launcherPaths(settings.runRoot)
   const active = new Map<string, ActiveRun>()
+  const nothing = openSync('/dev/null', 'r')
 
   const killRun = (id: string, run: ActiveRun): void => {
     run.killed = true
@@ -82,7 +92,9 @@ export function createLauncher(options: LauncherOptions): Launcher {
           rootfs: rootfs.path,
           runtimeState: paths.oci,
           pipe,
+          nothing,
           reaper,
+          starts,
           cgroups,
           cgroupPath,
           self: options.self,
@@ -103,7 +115,8 @@ export function createLauncher(options: LauncherOptions): Launcher {
               : await runChrootContainer(context, process)
           return run.killed ? { kind: 'killed' } : result
         } finally {
-          await endProcesses(id, cgroupPath, pipe)
+          const find = writesCgroups(request) ? cgroupDirectories : countingDirectories
+          await endProcesses(id, find(cgroups, cgroupPath), pipe)
         }
       } finally {
         rootfs.release()
@@ -113,8 +126,12 @@ export function createLauncher(options: LauncherOptions): Launcher {
     }
   }
 
-  const endProcesses = async (id: string, cgroupPath: string, pipe: OutputPipe): Promise<void> => {
-    const ended = await killCgroup(cgroupDirectories(cgroups, cgroupPath), killTimeout)
+  const endProcesses = async (
+    id: string,
+    directories: readonly string[],
+    pipe: OutputPipe,
+  ): Promise<void> => {
+    const ended = await killCgroup(directories, killTimeout)
     if (!ended) logFailure('run.processes_left', id, 'processes survive SIGKILL')
     // Nobody writes any more, so what the pipe holds is all there is.
     pipe.closeWriter()
@@ -129,7 +146,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
   }
 
   const removeRun = async (request: LaunchRequest, directory: string, cgroupPath: string): Promise<void> => {
-    const gone = await removeCgroup(cgroupDirectories(cgroups, cgroupPath))
+    const gone = await removeCgroup(cgroups, cgroupPath)
     if (!gone) logFailure('run.cgroup_left', request.id, 'the cgroup is still in use')
     if (request.process.kind === 'oci') {
       await forgetContainer(request.process.runtimePath, paths.oci, request.id)
@@ -179,6 +196,11 @@ export function createLauncher(options: LauncherOptions): Launcher {
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
+}
+
+/** `--security=insecure`: it may have left its place in some hierarchy. */
+function writesCgroups({ process }: LaunchRequest): boolean {
+  return process.kind === 'oci' ? process.filter === undefined : process.writableSysfs
 }
 
 const launchFailures: readonly LaunchFailure[] = [

@@ -45,7 +45,7 @@ export interface MountPoint {
   readonly missing: boolean
 }
 
-const kernelDirectories = ['proc', 'sys', 'dev']
+export const kernelDirectories = ['proc', 'sys', 'dev']
 
 /** True for /proc, /sys and /dev and everything below: the container's own, never mounted over. */
 export function isKernelPath(path: string): boolean {

@@ -14,14 +14,14 @@ function hostFile(path: string): string {
   }
   try {
     if (!fstatSync(fd).isFile()) return ''
-    const content = Buffer.alloc(limit)
-    let length = 0
-    while (length < limit) {
-      const count = readSync(fd, content, length, limit - length, null)
+    const chunk = Buffer.allocUnsafe(64 * 1024)
+    let text = ''
+    while (text.length < limit) {
+      const count = readSync(fd, chunk, 0, Math.min(chunk.length, limit - text.length), null)
       if (count === 0) break
-      length += count
+      text += chunk.toString('latin1', 0, count)
     }
-    return content.subarray(0, length).toString('latin1')
+    return text
   } finally {
     closeSync(fd)
   }

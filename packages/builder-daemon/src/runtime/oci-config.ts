@@ -1,5 +1,6 @@
 import type { Capability } from './capabilities.js'
 import type { SeccompProfile } from './seccomp-profile.js'
+import type { SeccompRemainder } from './seccomp-shares.js'
 
 /** The part of config.json this daemon writes (OCI runtime spec 1.0.2, config.md and config-linux.md). */
 export interface OciConfig {
@@ -58,7 +59,7 @@ export interface OciLinux {
     readonly devices: readonly DeviceRule[]
     readonly pids?: { readonly limit: number }
   }
-  readonly seccomp?: SeccompProfile
+  readonly seccomp?: SeccompProfile | SeccompRemainder
   readonly personality?: { readonly domain: 'LINUX32' }
 }
 

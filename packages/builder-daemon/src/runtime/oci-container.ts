@@ -2,11 +2,16 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import { spawnProgram } from '../system/spawn.js'
 import { hasErrno } from '../system/system-error.js'
 import { cgroupDirectories, killCgroup } from './cgroups.js'
-import type { LaunchResult, OciProcessRequest } from './launcher-protocol.js'
+import type { Program, StartFiltered } from './filtered-starts.js'
+import { findRuntime } from './find-runtime.js'
+import type { FilterRequest, LaunchResult, OciProcessRequest } from './launcher-protocol.js'
 import { type RunContext, toolEnvironment } from './run-context.js'
 import { runtimeFailure } from './runtime-failure.js'
+import { seccompProfile } from './seccomp-profile.js'
+import { remainingProfile } from './seccomp-shares.js'
 
 /**
  * Runs a container with an OCI runtime. Detached, so that the container writes to our pipe itself
@@ -17,15 +22,14 @@ export async function runOciContainer(
   context: RunContext,
   request: OciProcessRequest,
 ): Promise<LaunchResult> {
-  const { directory, pipe } = context
-  writeFileSync(join(directory, 'config.json'), request.config, { mode: 0o600 })
-  const started = await startContainer(context, request)
-  if (started !== undefined) return started
+  const { directory, pipe, reaper } = context
+  const failed = await startContainer(context, request)
+  if (failed !== undefined) return failed
   const pid = Number(readFileSync(join(directory, 'pid'), 'utf8'))
-  const forget = context.watch(pid)
+  const forget = reaper.isRunning(pid) ? context.watch(pid) : () => undefined
   pipe.closeWriter()
   pipe.start()
-  return await context.reaper.ended(pid).finally(forget)
+  return await reaper.ended(pid).finally(forget)
 }
 
 /** undefined once the container runs. */
@@ -33,27 +37,23 @@ async function startContainer(
   context: RunContext,
   request: OciProcessRequest,
 ): Promise<LaunchResult | undefined> {
-  const { directory, pipe, request: run } = context
-  const child = spawn(
-    request.runtimePath,
-    [
-      ...runtimeFlags(context, request.runtimePath),
-      'run',
-      '--detach',
-      '--bundle',
-      directory,
-      '--pid-file',
-      join(directory, 'pid'),
-      run.id,
-    ],
-    { cwd: directory, env: toolEnvironment, stdio: ['ignore', pipe.writeFd, pipe.writeFd] },
-  )
-  context.reaper.own(child)
-  if (child.pid === undefined) return await missingRuntime(child, request.runtimePath)
-  const forget = context.watch(child.pid)
-  const [code]: unknown[] = await once(child, 'exit')
-  forget()
-  if (code === 0) return undefined
+  const { directory, pipe, reaper } = context
+  const { config, filter } = request
+  const runtimePath = findRuntime([request.runtimePath]) ?? request.runtimePath
+  const startFiltered = filter === undefined ? undefined : await context.starts.for(runtimePath)
+  if (context.killed()) return { kind: 'killed' }
+  const linux =
+    filter === undefined ? config.linux : { ...config.linux, seccomp: rest(filter, startFiltered) }
+  writeFileSync(join(directory, 'config.json'), JSON.stringify({ ...config, linux }), { mode: 0o600 })
+  let pid: number
+  try {
+    pid = await (startFiltered ?? startProgram)(runtimeProgram(context, runtimePath))
+  } catch (error) {
+    return cannotStart(error, runtimePath)
+  }
+  const forget = reaper.isRunning(pid) ? context.watch(pid) : () => undefined
+  const status = await reaper.ended(pid).finally(forget)
+  if (status.kind === 'exited' && status.code === 0) return undefined
   // What a runtime that failed half-way left may still hold the pipe.
   await killCgroup(cgroupDirectories(context.cgroups, context.cgroupPath), 5000)
   const output = await pipe.discard()
@@ -62,8 +62,28 @@ async function startContainer(
   return { kind: 'failed', code: 'ISB_STEP_FAILED', ...failure }
 }
 
-async function missingRuntime(child: ReturnType<typeof spawn>, path: string): Promise<LaunchResult> {
-  const [error]: unknown[] = await once(child, 'error')
+/** What the runtime is to put on the container, below a filter that it inherits or without one. */
+function rest({ architecture, capabilities }: FilterRequest, inherits: StartFiltered | undefined) {
+  const profile = inherits === undefined ? seccompProfile : remainingProfile
+  return profile(architecture, capabilities)
+}
+
+const startProgram: StartFiltered = async ({ path, args, env, stdio }) => spawnProgram(path, args, env, stdio)
+
+function runtimeProgram(context: RunContext, runtimePath: string): Program {
+  const { directory, pipe } = context
+  return {
+    path: runtimePath,
+    args: [
+      ...[runtimePath, ...runtimeFlags(context, runtimePath), 'run', '--detach', '--bundle', directory],
+      ...['--pid-file', join(directory, 'pid'), context.request.id],
+    ],
+    env: Object.entries(toolEnvironment).map(([name, value]) => `${name}=${value}`),
+    stdio: [context.nothing, pipe.writeFd, pipe.writeFd],
+  }
+}
+
+function cannotStart(error: unknown, path: string): LaunchResult {
   const message = hasErrno(error, 'ENOENT')
     ? `the container runtime ${path} does not exist`
     : `the container runtime ${path} cannot be started: ${String(error)}`

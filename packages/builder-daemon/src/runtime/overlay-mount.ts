@@ -77,7 +77,7 @@ export function mountOverlay(target: string, overlay: Overlay, dataRoot: string,
   mount('overlay', bytesOfText(target), 'overlay', flags, options)
 }
 
-/** A volatile mount leaves a mark that keeps the work directory from being used again. */
-export function clearVolatileMark(work: string): void {
-  rmSync(join(work, 'work', 'incompat'), { recursive: true, force: true })
+/** Once unmounted: a volatile mount leaves a mark that keeps the work directory from being used again. */
+export function clearWork(work: string): void {
+  rmSync(join(work, 'work'), { recursive: true, force: true })
 }

@@ -26,7 +26,7 @@ export async function recoverRuns(settings: LauncherSettings, cgroups: Cgroups):
     if (pid !== undefined) kill(pid, SIGKILL)
     const directories = cgroupDirectories(cgroups, `${settings.cgroupParent}/${id}`)
     if (!(await killCgroup(directories, killTimeout))) throw new Error(`processes of ${id} survive SIGKILL`)
-    await removeCgroup(directories)
+    await removeCgroup(cgroups, `${settings.cgroupParent}/${id}`)
     rmSync(join(paths.records, id), { force: true })
   }
   return [...found]

@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { bytesOfText, rootedPath } from '@isula-build/shared/oci/byte-path.js'
@@ -19,9 +19,10 @@ import {
   removeMadePoints,
 } from './mount-points.js'
 import { networkFiles } from './network-files.js'
-import { checkLayerCount, clearVolatileMark, mountOverlay } from './overlay-mount.js'
+import { checkLayerCount, clearWork, mountOverlay } from './overlay-mount.js'
 import { copyRootAttributes } from './root-attributes.js'
 import { createMountStage, detach, type MountStage, type StagedMount } from './staged-mounts.js'
+import { forecastStubs } from './stub-forecast.js'
 
 /** A complete root file system: layers, RUN mounts, /etc/hosts and /etc/resolv.conf. */
 export interface Rootfs {
@@ -37,6 +38,8 @@ export interface RootfsOptions {
   /** Device nodes of the image cannot be opened: for containers without a device cgroup. */
   readonly withoutDevices: boolean
 }
+
+const systemFiles = ['hosts', 'resolv.conf'] as const
 
 /** Fails with ISB_ARGUMENT_INVALID, ISB_LIMIT_EXCEEDED or ISB_STEP_FAILED; nothing is left then. */
 export function assembleRootfs(request: LaunchRequest, options: RootfsOptions): Rootfs {
@@ -59,7 +62,8 @@ interface Placed {
 
 class RootMount implements Rootfs {
   readonly path: string
-  private readonly stubs: string
+  /** Bottom first, above the layers. */
+  private readonly stubs: string[] = []
   private readonly stage: MountStage
   private made: readonly string[] = []
   private rootFd: number | undefined
@@ -69,8 +73,6 @@ class RootMount implements Rootfs {
     private readonly options: RootfsOptions,
   ) {
     this.path = join(options.directory, 'rootfs')
-    // On the layers' own file system, which can store every attribute a directory of the image has.
-    this.stubs = join(dirname(request.work), 'stubs')
     mkdirSync(this.path, { mode: 0o700 })
     this.stage = createMountStage(join(options.directory, 'stage'), options.dataRoot)
   }
@@ -82,29 +84,49 @@ class RootMount implements Rootfs {
       ...this.stageNetworkFiles(),
     ].sort(byTarget)
     copyRootAttributes(request.lowers, request.upper, this.options.dataRoot)
-    let root = this.mountRoot([])
+    this.addForecastStubs()
+    let root = this.mountRoot()
     const placed = place(root, staged)
     const missing = [...kernelMountPoints(root), ...placed.flatMap(({ point }) => point ?? [])].filter(
       (point) => point.missing,
     )
     if (missing.length > 0) {
-      mkdirSync(this.stubs, { mode: 0o755 })
-      makeStubLayer(this.stubs, root, missing)
+      this.addStubs(root, missing)
       this.unmountRoot()
-      root = this.mountRoot([this.stubs])
+      root = this.mountRoot()
     }
     checkKernelDirectories(root)
     for (const one of placed) this.attach(root, one)
     checkWorkingDirectory(root, request.cwd)
   }
 
+  private addForecastStubs(): void {
+    const { mounts, lowers, upper } = this.request
+    if (mounts.length > 0 || readdirSync(upper).length > 0) return
+    const forecast = forecastStubs(lowers, this.options.dataRoot, systemFiles)
+    if (forecast === undefined || forecast.missing.length === 0) return
+    const seen = openat(AT_FDCWD, forecast.seenIn ?? bytesOfText(upper), O_PATH | O_DIRECTORY)
+    try {
+      this.addStubs(seen, forecast.missing)
+    } finally {
+      closeSync(seen)
+    }
+  }
+
+  private addStubs(root: number, missing: readonly MountPoint[]): void {
+    // On the layers' own file system, which can store every attribute a directory of the image has.
+    const directory = join(dirname(this.request.work), `stubs-${this.stubs.length}`)
+    this.stubs.push(directory)
+    mkdirSync(directory, { mode: 0o755 })
+    makeStubLayer(directory, root, missing)
+  }
+
   private stageNetworkFiles(): readonly StagedMount[] {
     const { network, hostname } = this.request
     const files = networkFiles(network, hostname)
-    return [
-      { name: 'hosts', target: '/etc/hosts', content: files.hosts },
-      { name: 'resolv.conf', target: '/etc/resolv.conf', content: files.resolvConf },
-    ].map(({ name, target, content }) => {
+    return systemFiles.map((name) => {
+      const target = `/etc/${name}`
+      const content = name === 'hosts' ? files.hosts : files.resolvConf
       const path = join(this.options.directory, name)
       writeFileSync(path, content, { encoding: 'latin1' })
       // The launcher's umask is stricter than what every user of the container has to read.
@@ -113,9 +135,9 @@ class RootMount implements Rootfs {
     })
   }
 
-  private mountRoot(stubs: readonly string[]): number {
+  private mountRoot(): number {
     const { lowers, upper, work } = this.request
-    const all = [...lowers, ...stubs]
+    const all = [...lowers, ...this.stubs]
     const layers = all.length === 0 ? [this.stage.empty] : all
     const flags = this.options.withoutDevices ? MS_NODEV : 0
     mountOverlay(this.path, { lowers: layers, writable: { upper, work } }, this.options.dataRoot, flags)
@@ -127,7 +149,7 @@ class RootMount implements Rootfs {
     if (this.rootFd !== undefined) closeSync(this.rootFd)
     this.rootFd = undefined
     detach(this.path)
-    clearVolatileMark(this.request.work)
+    clearWork(this.request.work)
   }
 
   private attach(root: number, { staged, point }: Placed): void {
@@ -147,7 +169,7 @@ class RootMount implements Rootfs {
       () => this.unmountRoot(),
       () => this.stage.release(),
       () => removeMadePoints(this.request.upper, this.made),
-      () => rmSync(this.stubs, { recursive: true, force: true }),
+      ...this.stubs.map((stubs) => () => rmSync(stubs, { recursive: true, force: true })),
       () => rmSync(join(directory, 'hosts'), { force: true }),
       () => rmSync(join(directory, 'resolv.conf'), { force: true }),
       () => rmdirSync(this.path),

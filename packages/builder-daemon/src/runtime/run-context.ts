@@ -1,5 +1,6 @@
 import type { Cgroups } from './cgroups.js'
 import type { ChildReaper } from './child-reaper.js'
+import type { FilteredStarts } from './filtered-starts.js'
 import type { LaunchRequest, LaunchResult } from './launcher-protocol.js'
 import type { OutputPipe } from './output-pipe.js'
 
@@ -12,7 +13,10 @@ export interface RunContext {
   /** State of the OCI runtime for all RUNs (`--root`). */
   readonly runtimeState: string
   readonly pipe: OutputPipe
+  /** /dev/null, for reading. */
+  readonly nothing: number
   readonly reaper: ChildReaper
+  readonly starts: FilteredStarts
   readonly cgroups: Cgroups
   readonly cgroupPath: string
   /** How to start this program again: Node.js and its arguments. */

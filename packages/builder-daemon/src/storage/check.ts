@@ -4,10 +4,10 @@ import type { LayerId } from '../ports/layer-store.js'
 import type { Database, Statements } from './database.js'
 import { failureCode } from './failure.js'
 import { decodeImageFile } from './image-file.js'
-import { decodeMeta, metaName } from './layer-meta.js'
+import { metaName, readMeta } from './layer-meta.js'
 import type { LayersInMotion } from './layers.js'
 import { isLayerId, type Layout, layerDirectory, linkName, linkTarget, namesIn } from './layout.js'
-import type { LayerRow } from './writes/layers.js'
+import { type LayerRow, layerColumns } from './writes/layers.js'
 
 /**
  * I1 a ready layer has its directory, its record and its short link; I2 an image has its config, its
@@ -49,9 +49,9 @@ async function layerProblem(layout: Layout, row: LayerRow): Promise<string | und
   if (row.keeps_headers === 1 && !(await missing(lstat(join(directory, 'headers.gz'))))?.isFile()) {
     return 'its tar headers are missing'
   }
-  const text = await missing(readFile(join(directory, metaName), 'utf8'))
-  const meta = text === undefined ? undefined : decodeMeta(text)
-  if (meta === undefined) return `its ${metaName} is missing or unreadable`
+  const meta = await readMeta(directory)
+  // One that was not flushed is verified, and its record written again, before it is used.
+  if (meta === undefined) return row.suspect === 1 ? undefined : `its ${metaName} is missing or unreadable`
   const agrees = meta.parentKey === row.parent_key && meta.keepsHeaders === (row.keeps_headers === 1)
   // A diff ID found later is recorded in the row first.
   if (!agrees || (meta.diffId !== null && meta.diffId !== row.diff_id))
@@ -62,10 +62,7 @@ async function layerProblem(layout: Layout, row: LayerRow): Promise<string | und
 
 async function checkLayers({ layout, database }: Look): Promise<Violation[]> {
   const found: Violation[] = []
-  const rows = database.read.all<LayerRow>(
-    `SELECT id, diff_id, tar_size, keeps_headers, parent_key, state, 0 AS suspect FROM layers
-     WHERE state <> 'deleting'`,
-  )
+  const rows = database.read.all<LayerRow>(`SELECT ${layerColumns} FROM layers WHERE state <> 'deleting'`)
   for (const row of rows) {
     const problem = row.state === 'damaged' ? 'it is damaged' : await layerProblem(layout, row)
     if (problem === undefined || !isStill(database.read, row)) continue

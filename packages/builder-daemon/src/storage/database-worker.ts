@@ -21,7 +21,7 @@ function createRole(data: StoreThreadData, report: (error: unknown) => void): Th
     case 'database':
       return createWriter(data.path, data.backups, report)
     case 'flush':
-      return createFlushThread(data.dataRoot)
+      return createFlushThread(data.fd)
     case 'remove':
       return createRemoveThread(data.trash, data.stop)
   }

@@ -1,16 +1,13 @@
-import { closeSync, openSync } from 'node:fs'
 import { syncfs } from '../system/syscalls.js'
 import type { ThreadRole } from './database-worker.js'
 import { encodeFailure, type ThreadReply } from './thread-messages.js'
 
 /**
- * Flushes the file system of the data root. The descriptor stays open for the life of the thread,
- * because the kernel reports write-back errors once per descriptor, since its opening (syncfs(2)).
- * All requests that are waiting share one call.
+ * Flushes the file system of `fd`, a descriptor that the daemon keeps open from before its first write, because the
+ * kernel reports write-back errors once per descriptor, since its opening (syncfs(2)). All requests that are waiting
+ * share one call.
  */
-export function createFlushThread(dataRoot: string): ThreadRole {
-  const fd = openSync(dataRoot, 'r')
-
+export function createFlushThread(fd: number): ThreadRole {
   const flush = (): ((id: number) => ThreadReply) => {
     try {
       syncfs(fd)
@@ -23,14 +20,9 @@ export function createFlushThread(dataRoot: string): ThreadRole {
 
   return {
     serve(requests, reply) {
-      // `open` only makes the descriptor exist before the first write.
-      const answer = requests.some((request) => request.name === 'flush')
-        ? flush()
-        : (id: number): ThreadReply => ({ id, ok: true, result: undefined })
+      const answer = flush()
       for (const request of requests) reply(answer(request.id))
     },
-    close() {
-      closeSync(fd)
-    },
+    close: () => undefined,
   }
 }

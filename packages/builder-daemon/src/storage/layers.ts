@@ -9,8 +9,8 @@ import type { Logger } from '../ports/logger.js'
 import type { Database } from './database.js'
 import { attempt } from './failure.js'
 import type { Flusher } from './flusher.js'
-import { writeMeta } from './layer-meta.js'
-import { layerRecord } from './layer-record.js'
+import { flushFile, metaName, writeMeta } from './layer-meta.js'
+import { layerMeta, layerRecord } from './layer-record.js'
 import { type Layout, layerDirectory, linkName } from './layout.js'
 import { createPublisher } from './publish.js'
 import type { Trash } from './trash.js'
@@ -38,6 +38,16 @@ interface Staged {
   /** Failed flushes when it was made. */
   readonly lossesBefore: number
   givenUp: boolean
+}
+
+/** The upper's mode is the mode of `/` in the container, whatever the umask. */
+async function makeUpper(path: string): Promise<void> {
+  await mkdir(path)
+  await chmod(path, 0o755)
+}
+
+function failures(results: readonly PromiseSettledResult<unknown>[]): readonly PromiseRejectedResult[] {
+  return results.filter((result) => result.status === 'rejected')
 }
 
 function randomId(): string {
@@ -77,14 +87,13 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     const staging = { id, root, upper: join(root, 'upper'), work: join(root, 'work') }
     staged.set(id, { lossesBefore: deps.flusher.losses(), givenUp: false })
     try {
-      await database.write('addOp', { id, leaseId: lease.id })
-      await attempt('creating a staging directory', async () => {
+      const recorded = database.write('addOp', { id, leaseId: lease.id })
+      const made = attempt('creating a staging directory', async () => {
         await mkdir(root, { mode: 0o700 })
-        await mkdir(staging.upper)
-        // The upper's mode is the mode of `/` in the container, whatever the umask.
-        await chmod(staging.upper, 0o755)
-        await mkdir(staging.work, { mode: 0o700 })
+        await Promise.all([makeUpper(staging.upper), mkdir(staging.work, { mode: 0o700 })])
       })
+      // Neither may still be under way when it is given up; the next start sweeps what has no row.
+      for (const { reason } of failures(await Promise.allSettled([recorded, made]))) throw reason
     } catch (error) {
       await abandon(staging)
       throw error
@@ -150,9 +159,12 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     await trash.retire(await database.write('setDiffId', params))
     const row = layerRow(database.read, id)
     if (row === undefined) return
-    await attempt('recording a diff ID', () =>
-      writeMeta(layerDirectory(layout, id), { ...layerRecord(row), publishedAt: deps.clock.now() }),
-    )
+    const directory = layerDirectory(layout, id)
+    await attempt('recording a diff ID', async () => {
+      await writeMeta(directory, layerMeta(row, deps.clock.now()))
+      if (deps.durability === 'strict') await flushFile(join(directory, metaName))
+      else deps.flusher.later(id)
+    })
   }
 
   const contentIds: LayerStore['contentIds'] = async (ids) => layerContents(database.read, ids)

@@ -1,5 +1,6 @@
 import {
   chmodSync,
+  type Dirent,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -187,6 +188,11 @@ export function isRealDirectory(path: string): boolean {
     if (hasErrno(error, 'ENOENT', 'ENOTDIR')) return false
     throw error
   }
+}
+
+/** Entries of a directory of the store, whose types its file system tells along with their names. */
+export function entriesIn(directory: string): Dirent[] {
+  return readdirSync(directory, { withFileTypes: true })
 }
 
 /** Names in a directory of the store. */

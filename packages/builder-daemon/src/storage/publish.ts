@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto'
-import { lstat, open, readdir, readlink, rename, rm, symlink } from 'node:fs/promises'
+import { open, readdir, readlink, rename, rm, rmdir, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { LayerId, LayerRecord, Lease, SealedLayer, StagingLayer } from '../ports/layer-store.js'
 import { attempt, failureCode } from './failure.js'
 import { flushFile, metaName, writeMeta } from './layer-meta.js'
 import type { LayerStoreDeps } from './layers.js'
 import { layerDirectory, linkName, linkTarget } from './layout.js'
+import { layerRow } from './writes/layers.js'
 
 export interface Publisher {
   publish(
@@ -34,18 +35,36 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
   const busy = new Set<string>()
   const inMotion = new Set<string>()
 
-  /** Leaves `diff`, the files beside it, and their record; everything is flushed but what is in `diff`. */
-  const arrange = async (staging: StagingLayer, sealed: SealedLayer): Promise<void> => {
+  /** Leaves `diff`, the files beside it, and their record. */
+  const arrange = async (
+    staging: StagingLayer,
+    sealed: SealedLayer,
+    family: string | null,
+  ): Promise<void> => {
     await rename(staging.upper, join(staging.root, 'diff'))
-    const others = await readdir(staging.root, { withFileTypes: true })
-    for (const entry of others) {
-      if (entry.name === 'diff') continue
+    for (const entry of await readdir(staging.root, { withFileTypes: true })) {
+      const path = join(staging.root, entry.name)
+      if (entry.name === 'diff') {
+        if (!entry.isDirectory()) throw new Error(`${staging.upper} is not a directory`)
+        continue
+      }
       // What was copied is logged for explanations only, and tells itself when it is torn.
       if (entry.name === 'sources') continue
-      if (entry.isFile()) await flushFile(join(staging.root, entry.name))
-      else await trash.discard(join(staging.root, entry.name))
+      if (!entry.isFile()) await removeOrDiscard(path)
+      // Else all of it is flushed before it is recorded.
+      else if (!strict) await flushFile(path)
     }
-    await writeMeta(staging.root, { ...sealed, publishedAt: deps.clock.now() })
+    await writeMeta(staging.root, { ...sealed, family, publishedAt: deps.clock.now() })
+  }
+
+  /** Most often it is a work directory with nothing in it. */
+  const removeOrDiscard = async (path: string): Promise<void> => {
+    try {
+      await rmdir(path)
+    } catch (error) {
+      if (!['ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(failureCode(error))) throw error
+      await trash.discard(path)
+    }
   }
 
   /** Gives the layer its short link, under an ID whose link is still free. */
@@ -74,10 +93,12 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
     if (op === undefined) await trash.discard(staging.root)
   }
 
-  const move = async (staging: StagingLayer, sealed: SealedLayer, id: LayerId): Promise<void> => {
-    const upper = await lstat(staging.upper)
-    if (!upper.isDirectory()) throw new Error(`${staging.upper} is not a directory`)
-    await arrange(staging, sealed)
+  const move = async (
+    staging: StagingLayer,
+    sealed: SealedLayer,
+    { id, family }: { readonly id: LayerId; readonly family: string | null },
+  ): Promise<void> => {
+    await arrange(staging, sealed, family)
     if (strict) await flusher.flush()
     await rename(staging.root, layerDirectory(layout, id))
     if (strict) await Promise.all([flushDirectory(layout.layers), flushDirectory(layout.staging)])
@@ -86,9 +107,12 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
   const publish: Publisher['publish'] = async (staging, sealed, { lease, lossesBefore }) => {
     busy.add(staging.id)
     let id = staging.id as LayerId
+    const { sharesWith } = sealed
+    const family =
+      sharesWith === undefined ? null : (layerRow(database.read, sharesWith)?.family ?? sharesWith)
     try {
       id = await attempt('publishing a layer', () => link(id))
-      await attempt('publishing a layer', () => move(staging, sealed, id))
+      await attempt('publishing a layer', () => move(staging, sealed, { id, family }))
       if (flusher.losses() !== lossesBefore) {
         throw new Error('publishing a layer: the disk failed while its files were written')
       }
@@ -96,6 +120,8 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
         ...sealed,
         id,
         contentId: sealed.contentId ?? null,
+        sharesWith: sharesWith ?? null,
+        family,
         op: staging.id,
         leaseId: lease.id,
         synced: strict,

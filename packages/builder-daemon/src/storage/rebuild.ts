@@ -33,13 +33,15 @@ function rebuildLayers(layout: Layout, statements: Statements): number {
     if (meta === undefined || meta.diffId === null) continue
     if (!isRealDirectory(join(layout.layers, id, 'diff'))) continue
     statements.run(
-      `INSERT INTO layers (id, diff_id, tar_size, keeps_headers, parent_key, state, synced, epoch, published_at)
-       VALUES (?, ?, ?, ?, ?, 'ready', 0, 0, ?)`,
+      `INSERT INTO layers
+         (id, diff_id, tar_size, keeps_headers, parent_key, family, state, synced, epoch, published_at)
+       VALUES (?, ?, ?, ?, ?, ?, 'ready', 0, 0, ?)`,
       id,
       meta.diffId,
       meta.tarSize,
       meta.keepsHeaders ? 1 : 0,
       meta.parentKey,
+      meta.family,
       meta.publishedAt,
     )
     found++

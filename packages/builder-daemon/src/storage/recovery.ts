@@ -4,7 +4,15 @@ import { join } from 'node:path'
 import type { Logger } from '../ports/logger.js'
 import { failureCode, storeFailure } from './failure.js'
 import { encodeImageFile } from './image-file.js'
-import { isLayerId, isRealDirectory, type Layout, linkName, linkTarget, namesIn } from './layout.js'
+import {
+  entriesIn,
+  isLayerId,
+  isRealDirectory,
+  type Layout,
+  linkName,
+  linkTarget,
+  namesIn,
+} from './layout.js'
 import { type OpenedDatabase, openDatabaseFile, settleLost } from './open-database-file.js'
 import { rebuild } from './rebuild.js'
 import { makeReserve, spendReserve } from './reserve.js'
@@ -49,7 +57,10 @@ function settleLayers(layout: Layout, statements: Statements): { damaged: number
   const rows = statements.all<KnownLayer>('SELECT id, state FROM layers')
   const known = new Map(rows.map((row) => [row.id, row.state]))
   let swept = 0
-  for (const name of namesIn(layout.layers)) {
+  const directories = new Set<string>()
+  for (const entry of entriesIn(layout.layers)) {
+    const { name } = entry
+    if (entry.isDirectory()) directories.add(name)
     const state = known.get(name)
     if (state !== undefined && state !== 'deleting') continue
     if (discard(layout, join(layout.layers, name))) swept++
@@ -58,8 +69,7 @@ function settleLayers(layout: Layout, statements: Statements): { damaged: number
   let damaged = 0
   for (const row of rows) {
     if (row.state !== 'ready') continue
-    const directory = join(layout.layers, row.id)
-    if (isRealDirectory(directory) && isRealDirectory(join(directory, 'diff'))) continue
+    if (directories.has(row.id) && isRealDirectory(join(layout.layers, row.id, 'diff'))) continue
     statements.run("UPDATE layers SET state = 'damaged' WHERE id = ?", row.id)
     statements.run('DELETE FROM cache_records WHERE layer_id = ?', row.id)
     damaged++
@@ -73,9 +83,10 @@ function settleLinks(layout: Layout, statements: Statements): void {
   for (const { id } of statements.all<{ id: string }>('SELECT id FROM layers')) {
     if (isLayerId(id)) wanted.set(linkName(id), linkTarget(id))
   }
-  for (const name of namesIn(layout.links)) {
+  for (const entry of entriesIn(layout.links)) {
+    const { name } = entry
     const path = join(layout.links, name)
-    const isRight = lstatSync(path).isSymbolicLink() && readlinkSync(path) === wanted.get(name)
+    const isRight = entry.isSymbolicLink() && readlinkSync(path) === wanted.get(name)
     if (isRight) wanted.delete(name)
     else discard(layout, path)
   }

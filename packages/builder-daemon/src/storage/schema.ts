@@ -224,8 +224,14 @@ const version5 = `
   ) STRICT, WITHOUT ROWID;
 `
 
+/** Layers whose files are hard links of one another: of which layer they all came. */
+const version6 = `
+  ALTER TABLE layers ADD COLUMN family TEXT;
+  CREATE INDEX layers_by_family ON layers (family) WHERE family IS NOT NULL;
+`
+
 /** Step n brings a database of version n to version n + 1. Steps are only ever appended. */
-export const migrations: readonly string[] = [version1, version2, version3, version4, version5]
+export const migrations: readonly string[] = [version1, version2, version3, version4, version5, version6]
 
 export function schemaVersion(db: Database): number {
   return Number(db.pragma('user_version', { simple: true }))

@@ -1,3 +1,4 @@
+import { closeSync, openSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import type { BuildCache } from '../ports/build-cache.js'
 import type { CacheMounts } from '../ports/cache-mounts.js'
@@ -162,11 +163,11 @@ async function startStore(
 ): Promise<Store> {
   const { log, clock, databaseWorker: entry } = options
   const notice = (error: Error) => log.warn('store.thread', { error: error.message })
-  const flushThread = openThread(entry, { role: 'flush', dataRoot: layout.dataRoot }, notice)
+  // Open before the first write, to hear of every write error.
+  const flushed = openSync(layout.dataRoot, 'r')
+  const flushThread = openThread(entry, { role: 'flush', fd: flushed }, notice)
   const stop = new Int32Array(new SharedArrayBuffer(4))
   const removeThread = openThread(entry, { role: 'remove', trash: layout.trash, stop }, notice)
-  // Its descriptor has to exist before the first write, to hear of every write error.
-  await flushThread.call('open', undefined)
   const backups = options.backups ?? defaultBackups
   const database = await openDatabase(layout, { entry, backups, log })
 
@@ -221,6 +222,7 @@ async function startStore(
     await sweeping
     await blobFiles.idle()
     const ended = await Promise.allSettled([trash.stop(), database.close(), flushThread.close()])
+    closeSync(flushed)
     lock.release()
     for (const end of ended) if (end.status === 'rejected') throw end.reason
   }

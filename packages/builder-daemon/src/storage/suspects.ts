@@ -5,6 +5,8 @@ import type { Logger } from '../ports/logger.js'
 import type { Database } from './database.js'
 import { failureCode } from './failure.js'
 import type { Flusher } from './flusher.js'
+import { readMeta, writeMeta } from './layer-meta.js'
+import { layerMeta } from './layer-record.js'
 import { type Layout, layerDirectory } from './layout.js'
 import type { LayerRow } from './writes/layers.js'
 
@@ -58,11 +60,22 @@ export function createSuspects(deps: {
     }
   }
 
+  const restoreMeta = async (row: LayerRow): Promise<void> => {
+    const directory = layerDirectory(layout, row.id as LayerId)
+    if ((await readMeta(directory)) !== undefined) return
+    const known = database.read.get<{ at: number }>(
+      'SELECT published_at AS at FROM layers WHERE id = ?',
+      row.id,
+    )
+    if (known !== undefined) await writeMeta(directory, layerMeta(row, known.at))
+  }
+
   const settle = async (row: LayerRow): Promise<boolean> => {
     const intact = await isIntact(row)
     if (intact) {
       // Right as read, which may be from memory: only a flush makes it durable.
       await database.write('markVerified', { id: row.id })
+      await restoreMeta(row)
       flusher.later(row.id)
     } else {
       log.warn('layer.damaged', { layer: row.id, diffId: row.diff_id })

@@ -5,7 +5,7 @@ import { failureCode } from './failure.js'
 /** What a store thread is for; each runs in a thread of its own. */
 export type StoreThreadData =
   | { readonly role: 'database'; readonly path: string; readonly backups: BackupPolicy }
-  | { readonly role: 'flush'; readonly dataRoot: string }
+  | { readonly role: 'flush'; readonly fd: number }
   /** Number 0 of `stop` other than 0: leave the rest for the next start. */
   | { readonly role: 'remove'; readonly trash: string; readonly stop: Int32Array }
 

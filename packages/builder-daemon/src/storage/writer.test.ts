@@ -78,6 +78,9 @@ test('undoes every statement of a request that fails in the middle', () => {
     tarSize: null,
     keepsHeaders: false,
     parentKey: null,
+    contentId: null,
+    sharesWith: null,
+    family: null,
     synced: true,
     now: 1,
   }

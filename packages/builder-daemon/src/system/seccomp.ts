@@ -47,7 +47,14 @@ function library() {
       'int seccomp_rule_add_array(void *, uint32_t, int, unsigned int, const void *)',
     ),
     load: bind<(filter: Pointer) => number>('int seccomp_load(void *)'),
+    version: bind<() => Pointer>('const uint32_t *seccomp_version()'),
   }
+}
+
+/** Major, minor and patch version of libseccomp; undefined when it is not installed. */
+export function libseccompVersion(): readonly number[] | undefined {
+  const version = library()?.version()
+  return version === undefined ? undefined : Array.from(koffi.decode(version, 'uint32_t', 3) as Uint32Array)
 }
 
 /**

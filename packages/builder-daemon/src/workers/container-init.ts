@@ -13,7 +13,7 @@ import { type Capability, capabilityMask, capabilityNames } from '../runtime/cap
 import type { ContainerFailure, ContainerRequest } from '../runtime/chroot-container.js'
 import { mountSystem } from '../runtime/container-mounts.js'
 import type { ChrootProcessRequest } from '../runtime/launcher-protocol.js'
-import type { SeccompArgument, SeccompProfile } from '../runtime/seccomp-profile.js'
+import { applyProfile } from '../runtime/seccomp-filter.js'
 import {
   capset,
   enableLoopback,
@@ -37,7 +37,6 @@ import {
   setresuid,
   umount2,
 } from '../system/processes.js'
-import { type FilterArgument, type FilterRule, filterSystemCalls } from '../system/seccomp.js'
 import { hasErrno, SystemError } from '../system/system-error.js'
 
 /**
@@ -92,7 +91,8 @@ function prepareProcess({ cwd, process: wanted }: ContainerRequest): void {
   if (wanted.oomScoreAdj !== undefined) writeFileSync('/proc/self/oom_score_adj', String(wanted.oomScoreAdj))
   process.umask(0o022)
   makeWorkingDirectory(cwd)
-  if (wanted.seccomp !== undefined) applyFilter(wanted.seccomp)
+  // Before the capabilities go, since loading a filter needs one. Without libseccomp there is none.
+  if (wanted.seccomp !== undefined) applyProfile(wanted.seccomp)
   for (const [number, name] of capabilityNames.entries()) {
     if (!wanted.capabilities.bounding.includes(name)) dropBounding(number, name)
   }
@@ -106,39 +106,6 @@ function prepareProcess({ cwd, process: wanted }: ContainerRequest): void {
   const { effective, permitted, inheritable } = wanted.capabilities
   capset(capabilityMask(effective), capabilityMask(permitted), capabilityMask(inheritable))
   enterWorkingDirectory(cwd)
-}
-
-/** Before the capabilities go, since loading a filter needs one. Without libseccomp there is none. */
-function applyFilter(profile: SeccompProfile): void {
-  const architectures = (profile.architectures ?? []).map((name) =>
-    name.slice('SCMP_ARCH_'.length).toLowerCase(),
-  )
-  const rules = profile.syscalls.map(
-    ({ names, action, errnoRet, args = [] }): FilterRule => ({
-      names,
-      action: action === 'SCMP_ACT_ALLOW' ? 'allow' : (errnoRet ?? profile.defaultErrnoRet),
-      args: args.map(({ index, value, valueTwo = 0, op }) => ({
-        index,
-        value,
-        valueTwo,
-        op: operatorOf(op),
-      })),
-    }),
-  )
-  filterSystemCalls(profile.defaultErrnoRet, architectures, rules)
-}
-
-function operatorOf(op: SeccompArgument['op']): FilterArgument['op'] {
-  switch (op) {
-    case 'SCMP_CMP_LT':
-      return 'LT'
-    case 'SCMP_CMP_GT':
-      return 'GT'
-    case 'SCMP_CMP_EQ':
-      return 'EQ'
-    case 'SCMP_CMP_MASKED_EQ':
-      return 'MASKED_EQ'
-  }
 }
 
 function dropBounding(number: number, name: Capability): void {

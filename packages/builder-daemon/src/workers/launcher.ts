@@ -1,7 +1,10 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parentPort } from 'node:worker_threads'
 import { detectCgroups } from '../runtime/cgroups.js'
 import { createChildReaper } from '../runtime/child-reaper.js'
+import { createFilteredStarts } from '../runtime/filtered-starts.js'
+import { findRuntime } from '../runtime/find-runtime.js'
 import { createLauncher, type Launcher } from '../runtime/launcher.js'
 import {
   encodeMessage,
@@ -14,6 +17,9 @@ import {
 import { recoverRuns } from '../runtime/recovery.js'
 import { mountPrivate } from '../runtime/staged-mounts.js'
 import { tryFlock } from '../system/syscalls.js'
+import { runStartThread } from './start-thread.js'
+
+const warmUpDelay = 300
 
 /**
  * The launcher process: small, so that starting a container does not copy a large daemon, and alone
@@ -77,8 +83,14 @@ async function start(settings: LauncherSettings): Promise<Launcher> {
   // Layers are named relative to the data root, to fit more of them into one page of options.
   process.chdir(settings.dataRoot)
   const self = [process.execPath, process.argv[1] ?? ''] as const
-  const launcher = createLauncher({ settings, cgroups, reaper, self: [...self], send })
+  const starts = createFilteredStarts(self[1], reaper)
+  const launcher = createLauncher({ settings, cgroups, reaper, starts, self: [...self], send })
   send({ type: 'ready', recovery: { runs, cgroups: cgroups.mode, limitsProcesses: cgroups.limitsProcesses } })
+  const runtimePath = findRuntime([settings.runtimePath ?? 'runc'])
+  // Ready for the first RUN, and not in the way of the daemon's own start.
+  if (runtimePath !== undefined) {
+    setTimeout(() => void starts.for(runtimePath).catch(() => undefined), warmUpDelay).unref()
+  }
   return launcher
 }
 
@@ -94,8 +106,9 @@ async function takeLock(path: string): Promise<void> {
   }
 }
 
-/** The same program is the first process of a chroot container. */
+/** The same program is the launcher's thread that starts containers, and the first process of a chroot container. */
 async function main(): Promise<void> {
+  if (parentPort !== null) return runStartThread(parentPort)
   if (process.argv[2] !== 'container') return await launcherMain()
   const { becomeContainer } = await import('./container-init.js')
   becomeContainer()

@@ -1,5 +1,6 @@
 import { BuilderError, type ErrorDetails } from '@isula-build/shared/errors/builder-error.js'
 import type { ErrorCode } from '@isula-build/shared/errors/codes.js'
+import type { FeedParams } from '../layer/stored-tar.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
 import { hasErrno } from '../system/system-error.js'
 
@@ -15,12 +16,33 @@ export interface LayerRequest<N extends JobName = JobName> {
   readonly params: LayerJobs[N]['params']
 }
 
+/** A request to work on the memory of another thread's job (see `JobControl.help`). */
+export interface HelpRequest {
+  readonly id: number
+  readonly job: 'help'
+  readonly params: HelpParams
+}
+export interface HelpParams {
+  readonly memory: SharedArrayBuffer
+  readonly feed: FeedParams | undefined
+}
+
+/** What a thread says. */
+export type LayerMessage = LayerReply | HelpWanted | LayerComplaint
+
+/** The job under way could do with one more thread. */
+export interface HelpWanted extends HelpParams {
+  readonly id: number
+  readonly ok: 'help'
+}
+
 export type LayerReply =
   | { readonly id: number; readonly ok: true; readonly result: unknown }
   | { readonly id: number; readonly ok: false; readonly failure: LayerFailure }
 
 /** What failed when the answer was out: for the log. */
 export interface LayerComplaint {
+  readonly ok: 'late'
   readonly afterwards: LayerFailure
 }
 

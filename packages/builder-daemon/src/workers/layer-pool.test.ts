@@ -1,19 +1,16 @@
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import { build } from 'esbuild'
+import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { ApplyParams, CopyParams, LayerWorkers } from '../ports/layer-worker.js'
 import type { Logger } from '../ports/logger.js'
 import { pipe2 } from '../system/processes.js'
 import { packetPair } from '../system/sockets.js'
 import { createLayerPool } from './layer-pool.js'
+import { bundleLayerWorker } from './test-worker.js'
 
 const asRoot = userInfo().uid === 0
-const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url))
-const shared = source('../../../shared/src')
 
 let directory = ''
 let entry = new URL('file:///')
@@ -23,25 +20,7 @@ const log: Logger = { debug: record, info: record, warn: record, error: record }
 
 beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), 'isula-build-pool-'))
-  const outfile = join(directory, 'layer-worker.cjs')
-  const koffi = createRequire(import.meta.url).resolve('koffi')
-  await build({
-    ...{ entryPoints: [source('./layer-worker.ts')], outfile, bundle: true, platform: 'node', format: 'cjs' },
-    target: 'node20',
-    plugins: [
-      {
-        name: 'workspace',
-        setup({ onResolve }) {
-          onResolve({ filter: /^koffi$/ }, () => ({ path: koffi, external: true }))
-          onResolve({ filter: /^@isula-build\/shared\// }, ({ path }) => ({
-            path: join(shared, path.slice('@isula-build/shared/'.length).replace(/\.js$/, '.ts')),
-          }))
-        },
-      },
-    ],
-    logLevel: 'error',
-  })
-  entry = pathToFileURL(outfile)
+  entry = await bundleLayerWorker(directory)
 })
 afterAll(() => rmSync(directory, { recursive: true, force: true }))
 

@@ -1,11 +1,11 @@
 import { Worker } from 'node:worker_threads'
-import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { JobName, LayerJobs, LayerWorkers } from '../ports/layer-worker.js'
 import type { Logger } from '../ports/logger.js'
 import {
   decodeFailure,
-  type LayerComplaint,
-  type LayerReply,
+  type HelpParams,
+  type LayerMessage,
   type LayerRequest,
   type LayerThreadData,
 } from './layer-messages.js'
@@ -25,15 +25,17 @@ export interface LayerPoolOptions {
 
 interface Task {
   readonly id: number
-  readonly job: JobName
+  readonly job: JobName | 'help'
   readonly params: unknown
-  /** The user whose file systems it may wait for; undefined when it waits for nobody. */
-  readonly lane: number | undefined
+  readonly lane: Lane
   settled: boolean
   cancelled: boolean
   resolve(result: unknown): void
   reject(error: Error): void
 }
+
+/** The user whose file systems a job may wait for; undefined when it waits for nobody. */
+type Lane = number | undefined | 'help'
 
 interface Thread {
   readonly worker: Worker
@@ -53,7 +55,8 @@ const PATIENCE = 5000
 /**
  * Threads for synchronous layer work; jobs of a lane start in the order they came. Jobs that read through a
  * user's helper may wait for him for ever, so each such user has a lane of his own: as many threads as all
- * others share, which nobody else ever waits for. An abort takes a waiting job
+ * others share, which nobody else ever waits for. A job that could do with another thread gets one when no more than
+ * `size` help already, and does without otherwise. An abort takes a waiting job
  * out at once; a running one rejects with ISB_CANCELLED when its thread has stopped touching files,
  * so its directories can be removed then. A thread that dies fails its job only and is replaced.
  * Disposal cancels everything and ends the threads.
@@ -95,13 +98,17 @@ export function createLayerPool({
         })
       }),
     }
-    worker.on('message', (reply: LayerReply | LayerComplaint) => {
-      if ('afterwards' in reply) {
+    worker.on('message', (reply: LayerMessage) => {
+      if (reply.ok === 'late') {
         log.warn('layer.afterwards.failed', { error: String(decodeFailure(reply.afterwards)) })
         return
       }
       const task = thread.task
       if (task === undefined || task.id !== reply.id) return
+      if (reply.ok === 'help') {
+        help(reply)
+        return
+      }
       free(thread)
       if (task.cancelled) settle(task, cancelledError())
       else if (reply.ok) settle(task, undefined, reply.result)
@@ -125,6 +132,25 @@ export function createLayerPool({
       settle(task, task.cancelled ? cancelledError() : died)
     }
     dispatch()
+  }
+
+  function help({ memory, feed }: HelpParams): void {
+    const helping = [...threads].filter(({ task }) => task?.lane === 'help').length
+    if (disposed || helping >= size) return
+    lastId += 1
+    const task: Task = {
+      ...{ id: lastId, job: 'help', params: { memory, feed } satisfies HelpParams, lane: 'help' },
+      settled: false,
+      cancelled: false,
+      resolve: () => undefined,
+      reject(error) {
+        if (isBuilderError(error, 'ISB_CANCELLED')) return
+        // The job that is helped must not wait for a thread that died with a part of its work.
+        Atomics.add(new Int32Array(memory, 0, 1), 0, 1)
+        if (!disposed) log.warn('layer.help.failed', { error: String(error) })
+      },
+    }
+    give(idle(), task)
   }
 
   function settle(task: Task, error: Error | undefined, result?: unknown): void {
@@ -153,7 +179,7 @@ export function createLayerPool({
 
   function dispatch(): void {
     if (disposed) return
-    const busy = new Map<number | undefined, number>()
+    const busy = new Map<Lane, number>()
     for (const { task } of threads)
       if (task !== undefined) busy.set(task.lane, (busy.get(task.lane) ?? 0) + 1)
     const waiting = queue.splice(0)

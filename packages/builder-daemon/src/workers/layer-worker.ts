@@ -4,18 +4,28 @@ import { applyFileJob, applyJob } from '../layer/apply.js'
 import { compressLayerJob, helpCompressionJob, writeFileJob } from '../layer/compress-layer.js'
 import { copyJob, digestSourcesJob } from '../layer/copy/copy.js'
 import { explainSourcesJob } from '../layer/copy/sources-log.js'
+import { performUpper } from '../layer/copy/upper-log.js'
 import { digestJob } from '../layer/digest-range.js'
 import { extractJob } from '../layer/extract.js'
 import type { JobControl } from '../layer/job-control.js'
 import { makeDirectoryJob } from '../layer/make-directory.js'
 import { mergeLayers } from '../layer/merge.js'
+import { feed } from '../layer/pipe/feed.js'
+import { helpWithSlots } from '../layer/pipe/help.js'
 import { sealJob } from '../layer/seal.js'
 import { unpackJob } from '../layer/unpack-file.js'
 import { resolveUserJob } from '../layer/users.js'
 import { writeLayerJob } from '../layer/write-layer.js'
 import { writeRootfsJob } from '../layer/write-rootfs.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
-import { encodeFailure, type LayerReply, type LayerRequest, type LayerThreadData } from './layer-messages.js'
+import {
+  encodeFailure,
+  type HelpRequest,
+  type LayerMessage,
+  type LayerReply,
+  type LayerRequest,
+  type LayerThreadData,
+} from './layer-messages.js'
 
 /** A layer thread: runs one job after the other, synchronously, and answers each. */
 
@@ -46,38 +56,52 @@ const jobs: JobTable = {
 const port = parentPort
 if (port === null) throw new Error('this is the entry point of a worker thread')
 const cancelled = new Int32Array((workerData as LayerThreadData).cancelled)
+
 const later: (() => void)[] = []
-const control: JobControl = {
-  check() {
-    if (Atomics.load(cancelled, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'cancelled')
-  },
-  afterwards: (work) => void later.push(work),
-}
 
-function run<N extends JobName>({ job, params }: LayerRequest<N>): LayerJobs[N]['result'] {
-  return jobs[job](params, control)
-}
-
-function answer(request: LayerRequest): LayerReply {
-  try {
-    return { id: request.id, ok: true, result: run(request) }
-  } catch (error) {
-    return { id: request.id, ok: false, failure: encodeFailure(error) }
+function controlOf(id: number): JobControl {
+  return {
+    check() {
+      if (Atomics.load(cancelled, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'cancelled')
+    },
+    help: (memory, feed) => say({ id, ok: 'help', memory, feed }),
+    afterwards: (work) => void later.push(work),
   }
 }
 
-/** What is cancelled meanwhile is the next job, which comes first. */
+function say(message: LayerMessage): void {
+  port?.postMessage(message)
+}
+
+function run<N extends JobName>({ id, job, params }: LayerRequest<N>): LayerJobs[N]['result'] {
+  return jobs[job](params, controlOf(id))
+}
+
+function answer(request: LayerRequest | HelpRequest): LayerReply {
+  const { id } = request
+  try {
+    if (request.job !== 'help') return { id, ok: true, result: run(request) }
+    const { memory, feed: asked } = request.params
+    if (asked === undefined) helpWithSlots(memory, performUpper, controlOf(id))
+    else feed(memory, asked, controlOf(id))
+    return { id, ok: true, result: {} }
+  } catch (error) {
+    return { id, ok: false, failure: encodeFailure(error) }
+  }
+}
+
+/** What is cancelled by now is the next job, which comes first. */
 function finish(): void {
   for (const work of later.splice(0)) {
     try {
       work()
     } catch (error) {
-      if (!isBuilderError(error, 'ISB_CANCELLED')) port?.postMessage({ afterwards: encodeFailure(error) })
+      if (!isBuilderError(error, 'ISB_CANCELLED')) say({ ok: 'late', afterwards: encodeFailure(error) })
     }
   }
 }
 
-port.on('message', (request: LayerRequest) => {
-  port.postMessage(answer(request))
+port.on('message', (request: LayerRequest | HelpRequest) => {
+  say(answer(request))
   finish()
 })

@@ -27,6 +27,9 @@ export function parseSize(text: string): number | undefined {
 /** `%.3g` of a number that is 0 or at least 1: half rounds to even, as the digits are exact. */
 function threeDigits(value: number): string {
   if (value === 0) return '0'
+  // Where no half is met, nearest is nearest; halves within three digits are whole numbers of eighths.
+  const nearest = Number.isInteger(value * 8) ? 'e' : value.toPrecision(3)
+  if (!nearest.includes('e')) return nearest.includes('.') ? trimZeros(nearest) : nearest
   const [mantissa = '', power = '0'] = value.toExponential(60).split('e')
   const digits = mantissa.replace('.', '')
   const half = `5${'0'.repeat(digits.length - 4)}`

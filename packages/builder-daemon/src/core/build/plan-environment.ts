@@ -10,7 +10,7 @@ import { createLayerStates } from '../solve/states.js'
 export type SessionEnvironment = Omit<BuildEnvironment, 'noCacheStages' | 'states' | 'explainer'>
 
 export interface PlanEnvironment extends BuildEnvironment {
-  /** Keeps what the steps were for the next build of the project. */
+  /** Keeps what the steps were for the next build of the project, and waits for what looks into layers. */
   remember(): Promise<void>
 }
 
@@ -38,7 +38,7 @@ export async function completeEnvironment(
     }),
     remember: async () => {
       try {
-        await cache.remember(uid, key, explainer.memory())
+        await Promise.all([cache.remember(uid, key, explainer.memory()), explainer.settled()])
       } catch (error) {
         log.warn('cache.not-remembered', { error: String(error) })
       }

@@ -80,6 +80,7 @@ test('what is remembered is read again, but for that of another version', () => 
   expect(decodeMemory(encodeMemory(steps))).toEqual(steps)
   expect(decodeMemory(undefined)).toEqual([])
   expect(decodeMemory('{"version":99,"steps":[{}]}')).toEqual([])
+  expect(decodeMemory('{"vers')).toEqual([])
 })
 
 test('values are told apart without being kept', () => {

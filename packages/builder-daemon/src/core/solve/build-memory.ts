@@ -32,11 +32,15 @@ export function encodeMemory(steps: readonly StepMemory[]): string {
   return JSON.stringify({ version, steps })
 }
 
-/** [] for a text that some other version wrote. */
+/** [] for a text that some other version wrote, or that is none. */
 export function decodeMemory(text: string | undefined): readonly StepMemory[] {
-  if (text === undefined) return []
-  const document = JSON.parse(text) as { readonly version: number; readonly steps: readonly StepMemory[] }
-  return document.version === version ? document.steps : []
+  try {
+    const document = JSON.parse(text ?? '{}') as { readonly version?: number; readonly steps?: StepMemory[] }
+    return document.version === version ? (document.steps ?? []) : []
+  } catch (error) {
+    if (error instanceof SyntaxError) return []
+    throw error
+  }
 }
 
 /** Enough to tell values apart, and nothing to tell them by but guessing. */

@@ -80,11 +80,10 @@ function query(more: Partial<CacheQuery> = {}): CacheQuery {
 }
 
 function record(parent: LayerId, more: Partial<StoredRecord> = {}): StoredRecord {
-  const inputs = more.origin?.inputs ?? []
   return {
     ...cacheRecord('s', made, { contentKey: 'c' }),
     ...{ id: 1, foreign: false, usable: true, evictedAt: undefined, ...more },
-    origin: { parent: [parent], inputs },
+    origin: more.origin ?? { parent: [parent], inputs: [] },
   }
 }
 
@@ -119,6 +118,14 @@ test('layers that hold something else, or are gone, give nothing, and the conten
   expect(stored).toEqual([])
 })
 
+test('stacks that cannot hold the same are told apart without hashing', async () => {
+  recorded = new Set([base, other])
+  contents.set(other, 'content:other')
+  known = [record(other), record(base, { id: 2, origin: { parent: [base, stage], inputs: [] } })]
+  expect((await findCached(environment(), query())).hit).toBe(undefined)
+  expect(asked).toEqual([])
+})
+
 test('what was removed, or cannot be had, is passed over, and told', async () => {
   known = [
     record(base, { usable: false, layer: null, evictedAt: 5 }),
@@ -126,7 +133,7 @@ test('what was removed, or cannot be had, is passed over, and told', async () =>
     record(base, { id: 2, layer: gone }),
   ]
   expect(await findCached(environment(), query())).toEqual({
-    ...{ hit: undefined, known: true, evicted: [{ contentKey: 'c', at: 5 }] },
+    ...{ hit: undefined, known: true, evicted: [{ contentKey: 'c', at: 5 }], similar: gone },
   })
 })
 

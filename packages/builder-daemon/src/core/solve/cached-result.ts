@@ -28,6 +28,8 @@ export interface CacheAnswer {
   readonly known: boolean
   /** Results over the same layers that were removed since. */
   readonly evicted: readonly EvictedResult[]
+  /** The layer of another result of this shape and user, the likeliest to be much the same; undefined for none. */
+  readonly similar: LayerId | undefined
 }
 
 export interface CachedResult {
@@ -42,7 +44,7 @@ export interface EvictedResult {
   readonly at: number
 }
 
-const nothing: CacheAnswer = { hit: undefined, known: false, evicted: [] }
+const nothing: CacheAnswer = { hit: undefined, known: false, evicted: [], similar: undefined }
 
 /** States of other stacks that one look-up hashes layers for. */
 const hashedStates = 8
@@ -65,7 +67,8 @@ export async function findCached(environment: BuildEnvironment, query: CacheQuer
   const hit =
     (await firstMatch(environment, query, here)) ??
     (await firstMatch(environment, query, await sameState(environment, query, elsewhere)))
-  return { hit, known: true, evicted }
+  const similar = usable.find(({ foreign, layer }) => !foreign && layer !== null)?.layer ?? undefined
+  return { hit, known: true, evicted, similar }
 }
 
 /** Says all that decides what the vertex does, as far as it is known before contexts are read. */
@@ -155,10 +158,15 @@ async function keyOfInputs(
 async function sameState(
   environment: BuildEnvironment,
   query: CacheQuery,
-  records: readonly StoredRecord[],
+  others: readonly StoredRecord[],
 ): Promise<readonly StoredRecord[]> {
-  if (records.length === 0) return []
   const { states, ports } = environment
+  // Common shapes are known over many stacks; most cannot be meant, and nothing is hashed for those.
+  const different = await Promise.all(
+    others.map(({ origin }) => states.differ(origin.parent, query.parent.layers)),
+  )
+  const records = others.filter((_, i) => different[i] === false)
+  if (records.length === 0) return []
   const own = await states.of(query.parent.layers)
   if (own === undefined) return []
   const hashed = new Map<string, Promise<string | undefined>>()

@@ -6,7 +6,14 @@ import { shapeOf } from './cache-key.js'
 import { type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
 import { type BuildEnvironment, lowerDirectories, type OwnLayer, type Snapshot } from './environment.js'
 import { type Executed, executedFrom } from './executed.js'
-import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
+import {
+  childSnapshot,
+  holdCached,
+  ownLayer,
+  parentSnapshot,
+  publishLayer,
+  withStaging,
+} from './layer-result.js'
 import { shareStep } from './shared-step.js'
 
 /**
@@ -84,9 +91,15 @@ async function findOrMake(
   const answer = await findCached(environment, query)
   if (answer.hit !== undefined) return executedFrom(query, answer, ownLayers(answer.hit.own))
   return await withStaging(environment, async (staging) => {
-    const params = { ...copyParams(environment, vertex, parent, await resolve()), upper: staging.upper }
+    const reuse = await reusable(environment, vertex, answer.similar)
+    const params = {
+      ...copyParams(environment, vertex, parent, await resolve()),
+      ...{ upper: staging.upper, reuse: reuse === undefined ? undefined : ports.layers.directory(reuse) },
+    }
     const copied = await copyInTurn(environment, params, signal)
-    const id = await publishLayer(environment, staging, copied)
+    const isDamaged = copied.reuseDamaged === true
+    if (reuse !== undefined && isDamaged) await ports.layers.reportDamage(reuse)
+    const id = await publishLayer(environment, staging, copied, isDamaged ? undefined : reuse)
     const { contentKey } = copied
     const record = await storeResult(environment, query, { contentKey, layer: id })
     const own = ownLayer(environment, vertex.id, id, copied)
@@ -104,6 +117,16 @@ function once<T>(work: () => Promise<T>): () => Promise<T> {
     running ??= work()
     return running
   }
+}
+
+/** An earlier result that may give files to this one: held, and known to be intact. */
+async function reusable(
+  environment: BuildEnvironment,
+  vertex: CopyVertex,
+  layer: LayerId | undefined,
+): Promise<LayerId | undefined> {
+  if (layer === undefined || vertex.inputs.some(({ kind }) => kind !== 'context')) return undefined
+  return (await holdCached(environment, vertex.id, layer))?.id
 }
 
 function ownLayers(own: OwnLayer | null): readonly LayerId[] {

@@ -1,5 +1,6 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { StagingLayer } from '../../ports/layer-store.js'
+import type { ResolveUserResult } from '../../ports/layer-worker.js'
 import type { RunExit, RunSpec } from '../../ports/runtime.js'
 import type { RunVertex, VertexId } from '../plan/plan.js'
 import { shapeOf } from './cache-key.js'
@@ -8,7 +9,7 @@ import { type BuildEnvironment, lowerDirectories, lowerLinks, type Snapshot } fr
 import { type Executed, executedFrom } from './executed.js'
 import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
 import { needsClient, type PreparedMounts, prepareMounts, readMounts } from './run-mounts.js'
-import type { Execution, OutputFile } from './shared-executions.js'
+import type { OutputFile } from './shared-executions.js'
 import { shareStep } from './shared-step.js'
 
 /** RUN: executes in a container whose upper becomes the layer. */
@@ -64,8 +65,17 @@ export async function executeRun(
     using slot = await environment.executions.slots.acquire(environment, execution.signal)
     const output = environment.output.open()
     execution.show(output)
+    const lowers = lowerDirectories(environment.ports, parent.layers)
+    const looking = environment.ports.workers.run(
+      'resolveUser',
+      { lowers, user: vertex.user },
+      execution.signal,
+    )
+    // It is awaited once there is a place to run in.
+    looking.catch(() => undefined)
     return await withStaging(environment, async (staging) => {
-      const spec = await runSpec(environment, vertex, { parent, mounts, staging, output, execution })
+      const user = await looking
+      const spec = runSpec(environment, vertex, { parent, mounts, staging, output, user })
       const exit = await environment.ports.runtime.run(spec, execution.signal)
       await failUnlessZero(environment, vertex, exit, output.path)
       slot.release()
@@ -91,24 +101,22 @@ export async function executeRun(
   })
 }
 
-const unasked: CacheAnswer = { hit: undefined, known: false, evicted: [] }
+const unasked: CacheAnswer = { hit: undefined, known: false, evicted: [], similar: undefined }
 
 interface RunPlace {
   readonly parent: Snapshot
   readonly mounts: PreparedMounts
   readonly staging: StagingLayer
   readonly output: OutputFile
-  readonly execution: Execution
+  readonly user: ResolveUserResult
 }
 
-async function runSpec(
+function runSpec(
   environment: BuildEnvironment,
   vertex: RunVertex,
-  { parent, mounts, staging, output, execution }: RunPlace,
-): Promise<RunSpec> {
+  { parent, mounts, staging, output, user }: RunPlace,
+): RunSpec {
   const { ports } = environment
-  const lowers = lowerDirectories(ports, parent.layers)
-  const user = await ports.workers.run('resolveUser', { lowers, user: vertex.user }, execution.signal)
   return {
     id: `${environment.buildId}-${vertex.step}-${staging.id.slice(0, 8)}`,
     lowers: lowerLinks(ports, parent.layers),

@@ -35,6 +35,8 @@ export interface Explainer {
   configured(step: Step): Promise<StepCache>
   /** For the next build: the steps done, and of the others what was known before. */
   memory(): string
+  /** Resolves when all reasons are found out; until then layers are looked into. */
+  settled(): Promise<void>
 }
 
 export interface ExplainServices {
@@ -100,9 +102,17 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     const outcome =
       missed === false
         ? Promise.resolve(hit)
-        : missed().then((reason): StepCache => ({ status: 'miss', reason }))
+        : missed()
+            .catch(unexplained)
+            .then((reason): StepCache => ({ status: 'miss', reason }))
     outcomes.set(step.number, outcome)
     return outcome
+  }
+
+  /** That a reason is not found is no reason to fail. */
+  function unexplained(error: unknown): CacheReason {
+    services.log.warn('cache.not-explained', { error: String(error) })
+    return { kind: 'never-built' }
   }
 
   const reasonOf = async (step: number): Promise<CacheReason | undefined> => {
@@ -210,6 +220,7 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
       const steps = plan.steps.flatMap(({ number }) => after.get(number) ?? before.get(number) ?? [])
       return encodeMemory(steps)
     },
+    settled: async () => void (await Promise.all(outcomes.values())),
   }
 }
 

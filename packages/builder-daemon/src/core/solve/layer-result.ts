@@ -32,11 +32,12 @@ export async function withStaging<T>(
   }
 }
 
-/** Publishes what `staging` holds as the layer of a vertex. */
+/** Publishes what `staging` holds as the layer of a vertex; some of its files may be links to those of `sharesWith`. */
 export async function publishLayer(
   environment: BuildEnvironment,
   staging: StagingLayer,
   sealed: IdentifiedLayer | undefined,
+  sharesWith?: LayerId,
 ): Promise<LayerId> {
   const record: SealedLayer = {
     diffId: sealed?.diffId ?? null,
@@ -44,6 +45,7 @@ export async function publishLayer(
     keepsHeaders: false,
     parentKey: null,
     contentId: sealed?.contentId ?? null,
+    sharesWith,
   }
   const { id } = await environment.ports.layers.publish(staging, record, environment.lease)
   if (typeof sealed?.contentId === 'string') environment.states.note(id, sealed.contentId)

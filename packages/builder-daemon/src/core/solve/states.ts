@@ -9,6 +9,8 @@ export interface LayerStates {
   seal(id: LayerId, identify: boolean): Promise<IdentifiedLayer>
   /** Takes down what is known already. */
   note(id: LayerId, contentId: string): void
+  /** True when they cannot hold the same, as far as that is known without hashing. */
+  differ(a: readonly LayerId[], b: readonly LayerId[]): Promise<boolean>
   /** Digest of what the stack holds; undefined where it would have to be hashed first. */
   known(stack: readonly LayerId[]): Promise<string | undefined>
   /** The same, hashing what was not hashed yet; undefined when a layer is gone. */
@@ -83,6 +85,15 @@ export function createLayerStates({ layers, hash: hashLayer, lease, log }: State
 
   return {
     seal,
+    async differ(a, b) {
+      if (a.length !== b.length) return true
+      const pairs = a.flatMap((id, i) => (id === b[i] ? [] : [[id, b[i] ?? id] as const]))
+      await read(pairs.flat())
+      return pairs.some(([one, other]) => {
+        const [content, others] = [contents.get(one), contents.get(other)]
+        return content !== undefined && others !== undefined && content !== others
+      })
+    },
     note: (id, contentId) => void contents.set(id, contentId),
     async known(stack) {
       return (await read(stack)).length === 0 ? digest(stack) : undefined

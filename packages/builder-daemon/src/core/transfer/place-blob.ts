@@ -26,6 +26,8 @@ export interface WantedLayer {
   /** What to make when none of them is there. */
   readonly compression: Compression
   readonly level: number | undefined
+  /** Nothing is made before, so that it keeps no thread from what comes first. Never rejects. */
+  readonly after: Promise<void>
 }
 
 /** Forms of a layer, and repositories to mount from, that are worth a request each. */
@@ -65,6 +67,7 @@ export async function placeLayer(
     return blob
   }
   call.onLog(`Copying blob ${layer.diffId}`)
+  await wanted.after
   using file = await services.files.create(call.access.uid)
   const made = await compressed(layer, wanted, file.path, services, call)
   await memory.rememberBlob(layer.diffId, made)
@@ -75,16 +78,19 @@ export async function placeLayer(
   return made
 }
 
+/** `onReady`: it needs no thread any more. */
 export async function placeConfig(
   config: BlobInfo,
   content: Uint8Array,
   endpoint: Endpoint,
   services: TransferServices,
   call: TransferCall,
+  onReady: () => void,
 ): Promise<void> {
   if (await isThere(config.digest, endpoint, services, call)) return
   using file = await services.files.create(call.access.uid)
   await services.workers.run('writeFile', { file: file.path, content }, call.signal)
+  onReady()
   await upload(config, file.path, endpoint, services, call)
 }
 

@@ -64,11 +64,20 @@ export async function pushContent(
   const format = formatOf(shape, [...known.values()])
   const config = { digest: digestOf(image.configBytes), size: image.configBytes.length }
   // What the registry says to the small one is known before anything big is compressed.
+  let onReady = (): void => undefined
+  const after = new Promise<void>((resolve) => {
+    onReady = resolve
+  })
   const placeSmall = (signal: AbortSignal) =>
-    placeConfig(config, image.configBytes, endpoint, services, { ...call, signal })
+    placeConfig(config, image.configBytes, endpoint, services, { ...call, signal }, onReady).finally(onReady)
   const placed = await placeAll(layers, placeSmall, call.signal, (layer, signal) => {
     const forms = (known.get(layer.diffId) ?? []).filter((blob) => isWanted(blob, shape, format))
-    const wanted = { known: forms, compression: shape.compression ?? 'gzip', level: shape.level } as const
+    const wanted = {
+      known: forms,
+      compression: shape.compression ?? 'gzip',
+      level: shape.level,
+      after,
+    } as const
     return placeLayer(layer, wanted, endpoint, services, { ...call, signal })
   })
   call.onLog(`Copying config ${config.digest}`)

@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { rootedPath, textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import { lastOf, parentOf } from '../../system/rooted.js'
 import { decompress, defaultRatio } from '../decompress/decompress.js'
 import type { JobControl } from '../job-control.js'
+import { createContentDigest } from '../pipe/content-digest.js'
 import { type ByteSource, createTarReader, type ReadEntry, type TarReader } from '../tar/reader.js'
 import {
   type Destination,
@@ -34,14 +34,14 @@ export interface UnpackContext {
 }
 
 /**
- * Unpacks `file` when it is a tar, compressed or not, and gives the digest of the archive; undefined
+ * Unpacks `file` when it is a tar, compressed or not, and gives the content digest of the archive; undefined
  * when it is something else. Told by content: decompression and the first header must succeed, as
  * for docker. Owners, modes and attributes are the archive's; what is in the way is replaced, a
  * directory by a directory excepted. The destination is the archive's root: neither `..` nor a link
  * leads out of it.
  */
 export function unpackArchive(file: SourceFile, path: string, context: UnpackContext): Buffer | undefined {
-  const hash = createHash('sha256')
+  const hash = createContentDigest(file.size)
   let read = 0
   const source = {
     read(target: Buffer, offset: number, length: number): number {

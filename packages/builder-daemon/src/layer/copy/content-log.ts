@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { digestFromHex } from '@isula-build/shared/oci/digest.js'
 import type { ResolvedCopyInput } from '../../ports/layer-worker.js'
 import { joinPath, type SourceEntry } from './source-reader.js'
 
@@ -20,23 +21,17 @@ export interface ContentRecord {
 
 /**
  * Everything that makes a difference to what is copied, one line per entry. Times do not count, as in
- * BuildKit's content hash, so that a fresh checkout of equal files is a cache hit.
+ * BuildKit's content hash, so that a fresh checkout of equal files is a cache hit. No path holds a NUL, and a file's
+ * digest has always the same length, so two lists of entries never have the same lines.
  */
-export function recordLine(record: ContentRecord, size: number, digest: Buffer | undefined): string {
-  const { entry } = record
-  const isDevice = entry.type === 'character' || entry.type === 'block'
-  return JSON.stringify([
-    record.path,
-    entry.type,
-    entry.type === 'symlink' ? 0 : entry.mode,
-    record.keepsOwner ? [entry.uid, entry.gid] : 0,
-    entry.type === 'file' ? size : 0,
-    digest?.toString('base64') ?? '',
-    record.hardLink ?? '',
-    entry.link,
-    isDevice ? [entry.rdevMajor, entry.rdevMinor] : 0,
-    entry.xattrs,
-  ])
+function recordLine(record: ContentRecord, size: number, digest: Buffer | undefined): string {
+  const { type, mode, uid, gid, link, rdevMajor, rdevMinor, xattrs } = record.entry
+  const owner = record.keepsOwner ? `${uid}:${gid}` : ''
+  const device = type === 'character' || type === 'block' ? `${rdevMajor}:${rdevMinor}` : ''
+  const content = type === 'file' ? `${size}:${digest?.toString('latin1') ?? ''}` : ''
+  const attributes = xattrs.length === 0 ? '' : JSON.stringify(xattrs)
+  const numbers = `${type} ${type === 'symlink' ? 0 : mode} ${owner} ${device}`
+  return `${record.path}\0${record.hardLink ?? ''}\0${link}\0${numbers} ${attributes}\0${content}`
 }
 
 interface CopiedSource {
@@ -58,11 +53,6 @@ export function recordOf(
   }
 }
 
-/** A directory whose content is copied; its own metadata is not. */
-export function directoryLine(key: string): string {
-  return JSON.stringify([key, 'content'])
-}
-
 /** An input that is not looked up in a tree. */
 export function namedRecord(
   input: Exclude<ResolvedCopyInput, { kind: 'tree' }>,
@@ -79,13 +69,72 @@ export function namedRecord(
   }
 }
 
-/** Sums up lines that come in the order of the sources. */
-export function createContentHash(): { add(line: string): void; key(): string } {
-  const hash = createHash('sha256')
+/**
+ * Sums up what is copied: a part for each match of a source, in their order. A part's lines come in the order of its walk,
+ * but several parts may grow side by side.
+ */
+export interface ContentKey {
+  part(): ContentPart
+  /** Once all parts are complete. */
+  key(): string
+}
+
+export interface ContentPart {
+  add(record: ContentRecord, size: number, digest: Buffer | undefined): void
+  /** A directory whose content is copied; its own metadata is not. */
+  top(key: string): void
+  /** Nothing more will come: keeps many parts small. */
+  close(): void
+}
+
+const longestText = 1 << 16
+const digestBytes = 32
+
+/** `observe` gets what the parts get; `part` is their number. */
+export function createContentKey(
+  observe?: (record: ContentRecord, digest: Buffer | undefined, part: number) => void,
+): ContentKey {
+  let digests = Buffer.alloc(8 * digestBytes)
+  let count = 0
+  const open = new Set<ContentPart>()
+
+  function part(): ContentPart {
+    const number = count
+    const at = number * digestBytes
+    count += 1
+    if (digests.length < count * digestBytes) digests = Buffer.concat([digests, Buffer.alloc(digests.length)])
+    const hash = createHash('sha256')
+    let text = ''
+    function append(line: string): void {
+      text += `${line}\n`
+      if (text.length < longestText) return
+      hash.update(text, 'latin1')
+      text = ''
+    }
+    const made: ContentPart = {
+      add(record, size, digest) {
+        append(recordLine(record, size, digest))
+        observe?.(record, digest, number)
+      },
+      top: (key) => append(JSON.stringify([key, 'content'])),
+      close() {
+        if (!open.delete(made)) return
+        hash.update(text, 'latin1').digest().copy(digests, at)
+      },
+    }
+    open.add(made)
+    return made
+  }
+
   return {
-    add: (line) => {
-      hash.update(line, 'latin1').update('\n')
+    part,
+    key() {
+      for (const one of open) one.close()
+      return digestFromHex(
+        createHash('sha256')
+          .update(digests.subarray(0, count * digestBytes))
+          .digest('hex'),
+      )
     },
-    key: () => `sha256:${hash.digest('hex')}`,
   }
 }

@@ -5,11 +5,14 @@ import type { ContentRecord } from './content-log.js'
 import { openSourceMemory } from './source-memory.js'
 import { openSources } from './sources.js'
 import { createSourcesLog, sourcesLogName } from './sources-log.js'
+import type { StatRow } from './stat-table.js'
 
 /** What stays of a COPY beside its layer: the log of its sources, and what stat told of them. */
 export interface CopyMemory extends Disposable {
-  /** In the order of the sources. */
-  add(record: ContentRecord, digest: Buffer | undefined): void
+  /** In any order, but as the sources are walked it is cheapest. */
+  readonly add: (record: ContentRecord, digest: Buffer | undefined) => void
+  /** What is known of a source that did not change since; asked for in the order of the sources. */
+  readonly recall: (record: ContentRecord) => StatRow | undefined
   /** The copy is complete. Without that nothing stays. */
   finish(contentKey: string): void
 }
@@ -32,6 +35,7 @@ export function createCopyMemory(params: CopyParams, control: JobControl): CopyM
       const { source, path } = record
       if (source !== undefined) memory?.learn(path, source, { digest, xattrs: source.xattrs })
     },
+    recall: ({ path, source }) => (source === undefined ? undefined : memory?.recall(path, source)),
     finish(contentKey) {
       log.commit()
       if (memory === undefined) return

@@ -1,47 +1,63 @@
-import { createHash } from 'node:crypto'
-import { closeSync, fstatSync, openSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { bytesOfText } from '@isula-build/shared/oci/byte-path.js'
 import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
 import { openMerged } from '../../system/detached-overlay.js'
+import { readDirectory } from '../../system/file-stat.js'
+import { openCanonical } from '../../system/rooted.js'
+import { O_RDONLY } from '../../system/syscalls.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
+import { createContentIdentity } from '../tar/content-id.js'
 import { unpackArchive } from './archive.js'
 import { parseChmod } from './chmod.js'
 import {
+  type ContentPart,
   type ContentRecord,
-  createContentHash,
-  directoryLine,
+  createContentKey,
   namedRecord,
-  recordLine,
   recordOf,
 } from './content-log.js'
 import { type CopyMemory, createCopyMemory } from './copy-memory.js'
-import { createDestination, type Inode } from './destination.js'
+import { createDestination, type LowerTree } from './destination.js'
 import { createDirectReader, openLocalFile } from './direct-reader.js'
 import { ownerOf } from './owner.js'
 import { createPlacement } from './placement.js'
-import type { SourceFile, SourceReader } from './source-reader.js'
+import { DamagedReuseError, openReuse, type Reuse } from './reuse.js'
+import type { SourceFile } from './source-reader.js'
 import { type MatchedSource, openSources, type Sources } from './sources.js'
 import { createSpool, type Spool } from './spool.js'
-import { transfer } from './transfer.js'
-import { openContent, writeUpper } from './upper-writer.js'
+import { writeUpper } from './upper-writer.js'
 
 export { digestSourcesJob } from './digest-sources.js'
 
 const second = 1_000_000_000n
 
 /**
- * Executes a COPY or ADD into an empty upper. Everything is planned before anything is written, so
- * only what reading finds out leaves a part behind. Fails with ISB_CONTEXT_NOT_FOUND,
+ * Executes a COPY or ADD into an empty upper; when it fails, a part of it is there. Fails with ISB_CONTEXT_NOT_FOUND,
  * ISB_CONTEXT_CHANGED, ISB_COPY_FAILED, ISB_ARCHIVE_INVALID, ISB_ARGUMENT_INVALID.
  */
 export function copyJob(params: CopyParams, control: JobControl = uncontrolled): CopyResult {
+  try {
+    return copyOnce(params, control)
+  } catch (error) {
+    if (!(error instanceof DamagedReuseError)) throw error
+    for (const name of readdirSync(params.upper, { encoding: 'buffer' })) {
+      const path = Buffer.concat([Buffer.from(`${params.upper}/`), name])
+      rmSync(path as unknown as string, { recursive: true, force: true })
+    }
+    return { ...copyOnce({ ...params, reuse: undefined }, control), reuseDamaged: true }
+  }
+}
+
+function copyOnce(params: CopyParams, control: JobControl): CopyResult {
   using spool = createSpool(dirname(params.upper))
   using sources = openSources(params, control)
   using lower = openLower(params)
   using files = openFiles()
   using memory = createCopyMemory(params, control)
-  const result = execute({ params, control, spool, sources, lower: lower.reader, files, memory })
+  using reuse = params.reuse === undefined ? undefined : openReuse(params.reuse, memory.recall)
+  const means = { spool, sources, lower: lower.reader, files, memory, reuse }
+  const result = execute({ params, control, ...means })
   memory.finish(result.contentKey)
   return result
 }
@@ -52,37 +68,29 @@ interface Execution {
   readonly spool: Spool
   readonly sources: Sources
   /** undefined where nothing lies below, and for `--link`, which does not look. */
-  readonly lower: SourceReader | undefined
+  readonly lower: LowerTree | undefined
   readonly files: OpenFiles
   readonly memory: CopyMemory
+  readonly reuse: Reuse | undefined
 }
 
-/** A line of the content key, at once or when the content was read. */
-type Line =
-  | string
-  | {
-      readonly record: ContentRecord
-      readonly inode: Inode | Pick<Inode, 'size' | 'digest'> | undefined
-    }
-
-function execute({ params, control, spool, sources, lower, files, memory }: Execution): CopyResult {
+function execute(execution: Execution): CopyResult {
+  const { params, control, spool, sources, lower, files, memory, reuse } = execution
   const now = BigInt(Date.now()) * 1_000_000n
   const made = { mode: 0o755, uid: 0, gid: 0, mtimeNs: now, xattrs: [] }
   const destination = createDestination(lower, made)
   const owner = ownerOf(params)
   const chmod = params.chmod === undefined ? undefined : parseChmod(params.chmod)
-  const lines: Line[] = []
-  const placement = createPlacement(destination, { params, owner, chmod, now }, (record, inode) => {
-    control.check()
-    lines.push({ record, inode })
-  })
+  const key = createContentKey(memory.add)
+  const identity = createContentIdentity()
+  const placement = createPlacement(destination, { params, owner, chmod, now, control })
   const unpacking = { destination, lower, makeRoot: () => placement.archiveRoot(), spool, now, control }
 
   /** True when the file was an archive; it is closed in any case. */
-  function tryUnpack(file: SourceFile, path: string, record: ContentRecord): boolean {
+  function tryUnpack(file: SourceFile, path: string, { part, record }: Part): boolean {
     try {
       const digest = unpackArchive(file, path, unpacking)
-      if (digest !== undefined) lines.push({ record, inode: { size: file.size, digest } })
+      if (digest !== undefined) part.add(record, file.size, digest)
       return digest !== undefined
     } finally {
       file.close()
@@ -91,15 +99,17 @@ function execute({ params, control, spool, sources, lower, files, memory }: Exec
 
   function placeMatch(source: MatchedSource): void {
     const { entry, path, view } = source
-    if (entry.type === 'directory') lines.push(directoryLine(source.key))
+    const part = key.part()
+    if (entry.type === 'directory') part.top(source.key)
+    const record = recordOf(source, { entry, relative: '' })
     const mayUnpack = source.input.unpack && entry.type === 'file'
-    if (mayUnpack && tryUnpack(view.reader.open(path), path, recordOf(source, { entry, relative: '' })))
-      return
-    placement.place(source)
+    if (mayUnpack && tryUnpack(view.reader.open(path), path, { part, record })) part.close()
+    else placement.place(source, part)
   }
 
   function placeNamed(input: Exclude<ResolvedCopyInput, { kind: 'tree' }>, record: ContentRecord): void {
     const name = bytesOfText(input.name)
+    const part = key.part()
     const metadata = (mode: number, mtimeNs: bigint) => ({
       mode: chmod === undefined ? mode : chmod(mode, false),
       uid: owner?.uid ?? 0,
@@ -110,18 +120,13 @@ function execute({ params, control, spool, sources, lower, files, memory }: Exec
     if (input.kind === 'inline') {
       const bytes = Buffer.from(input.content, 'utf8')
       const content = { kind: 'bytes', bytes } as const
-      const digest = createHash('sha256').update(bytes).digest()
-      lines.push({ record, inode: { size: bytes.length, digest } })
-      placement.placeFile(name, { metadata: metadata(0o644, now), content })
-    } else if (!(input.unpack && tryUnpack(openLocalFile(input.file), name, record))) {
+      placement.placeFile(name, { metadata: metadata(0o644, now), content, part, record })
+    } else if (!(input.unpack && tryUnpack(openLocalFile(input.file), name, { part, record }))) {
       const mtimeNs = input.mtime === undefined ? now : BigInt(Math.trunc(input.mtime)) * second
       const fd = files.open(input.file)
       const content = { kind: 'slice', fd, offset: 0, size: fstatSync(fd).size } as const
       // As BuildKit: a download is its owner's alone unless --chmod says otherwise.
-      lines.push({
-        record,
-        inode: placement.placeFile(name, { metadata: metadata(0o600, mtimeNs), content }),
-      })
+      placement.placeFile(name, { metadata: metadata(0o600, mtimeNs), content, part, record })
     }
   }
 
@@ -130,44 +135,36 @@ function execute({ params, control, spool, sources, lower, files, memory }: Exec
     else for (const source of sources.matches(input, index)) placeMatch(source)
   }
   const fixedTime = params.fixedTime === undefined ? undefined : BigInt(params.fixedTime) * second
-  const written = writeUpper(destination.root, { upper: params.upper, fixedTime, control })
-  return { ...written, contentKey: contentKeyOf(lines, control, memory) }
+  const written = writeUpper(destination, {
+    ...{ upper: params.upper, fixedTime, control, reuse },
+    onEntry(entry, digest) {
+      identity.entry(entry)
+      if (digest !== undefined && entry.size > 0) identity.content(digest)
+    },
+  })
+  return { ...written, contentKey: key.key(), contentId: identity.finish() }
 }
 
-function contentKeyOf(lines: readonly Line[], control: JobControl, memory: CopyMemory): string {
-  const hash = createContentHash()
-  for (const line of lines) {
-    control.check()
-    if (typeof line === 'string') hash.add(line)
-    else {
-      const { record, inode } = line
-      if (inode !== undefined && 'kind' in inode) requireDigest(inode, record.path)
-      hash.add(recordLine(record, inode?.size ?? 0, inode?.digest))
-      memory.add(record, inode?.digest)
-    }
-  }
-  return hash.key()
+interface Part {
+  readonly part: ContentPart
+  readonly record: ContentRecord
 }
 
-/** Of a file that a later source replaced: never written, but part of what was to be copied. */
-function requireDigest(inode: Inode, path: string): void {
-  if (inode.content === undefined || inode.digest !== undefined) return
-  const file = openContent(inode, path)
-  try {
-    inode.size = file.size
-    inode.digest = transfer(file, path, () => undefined)
-  } finally {
-    file.close()
-  }
-}
-
-function openLower(params: CopyParams): { readonly reader: SourceReader | undefined } & Disposable {
+function openLower(params: CopyParams): { readonly reader: LowerTree | undefined } & Disposable {
   if (params.link || params.lowers.length === 0)
     return { reader: undefined, [Symbol.dispose]: () => undefined }
   const merged = openMerged(params.lowers)
   const reader = createDirectReader(merged.fd)
+  function names(path: string): ReadonlySet<string> {
+    const fd = openCanonical(merged.fd, path, O_RDONLY)
+    try {
+      return new Set(readDirectory(fd))
+    } finally {
+      closeSync(fd)
+    }
+  }
   return {
-    reader,
+    reader: { ...reader, names },
     [Symbol.dispose]() {
       reader.close()
       merged.close()

@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto'
 import type { CopyParams } from '../../ports/layer-worker.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
-import { createContentHash, directoryLine, namedRecord, recordLine, recordOf } from './content-log.js'
+import { contentDigestOf } from '../pipe/content-digest.js'
+import { createContentKey, namedRecord, recordOf } from './content-log.js'
 import { changed, openLocalFile } from './direct-reader.js'
 import { openSourceMemory } from './source-memory.js'
 import { joinPath, type SourceEntry, type SourceFile } from './source-reader.js'
@@ -32,10 +32,11 @@ export function digestSourcesJob(
 ): { contentKey: string } {
   const isBare = remembers(params)
   using sources = openSources(params, control, { bare: isBare })
-  using memory = openSourceMemory(params, sources, control)
-  const known = memory?.scan().contentKey
-  if (known !== undefined) return { contentKey: known }
-  const hash = createContentHash()
+  using opened = openSourceMemory(params, sources, control)
+  const scanned = opened?.scan()
+  if (scanned?.contentKey !== undefined) return { contentKey: scanned.contentKey }
+  const memory = scanned?.isReliable === true ? opened : undefined
+  const key = createContentKey()
 
   function digestFile(file: SourceFile, path: string): Digested {
     try {
@@ -46,30 +47,31 @@ export function digestSourcesJob(
   }
 
   function addMatch(source: MatchedSource): void {
+    const part = key.part()
     const inodes = new Map<string, Looked & { readonly path: string }>()
 
     function add(item: SourceItem): void {
       control.check()
-      const key = joinPath(source.key, item.relative)
+      const path = joinPath(source.key, item.relative)
       const first = item.entry.inode === undefined ? undefined : inodes.get(item.entry.inode)
-      const { entry, content } = recalled(item, key) ?? looked(item, key, first)
-      hash.add(recordLine(recordOf(source, { ...item, entry }, first?.path), content.size, content.digest))
-      if (entry.inode !== undefined && first === undefined) inodes.set(entry.inode, { ...content, path: key })
+      const { entry, content } = recalled(item, path) ?? looked(item, path, first)
+      part.add(recordOf(source, { ...item, entry }, first?.path), content.size, content.digest)
+      if (entry.inode !== undefined && first === undefined) inodes.set(entry.inode, { ...content, path })
     }
 
-    function recalled(item: SourceItem, key: string) {
-      const row = memory?.recall(key, item.entry)
+    function recalled(item: SourceItem, path: string) {
+      const row = memory?.recall(path, item.entry)
       if (row === undefined) return undefined
       const entry = { ...item.entry, xattrs: row.xattrs }
-      memory?.learn(key, entry, row)
+      memory?.learn(path, entry, row)
       const size = entry.type === 'file' ? entry.size : 0
       return { entry, content: { size, digest: row.digest, isSame: true } }
     }
 
-    function looked(item: SourceItem, key: string, first: Looked | undefined) {
+    function looked(item: SourceItem, path: string, first: Looked | undefined) {
       const entry = isBare ? withAttributes(item, first) : item.entry
       const content = first ?? (entry.type === 'file' ? contentOf(item.path, entry) : nothing)
-      if (content.isSame) memory?.learn(key, entry, { digest: content.digest, xattrs: entry.xattrs })
+      if (content.isSame) memory?.learn(path, entry, { digest: content.digest, xattrs: entry.xattrs })
       return { entry, content }
     }
 
@@ -89,9 +91,10 @@ export function digestSourcesJob(
 
     if (source.entry.type !== 'directory') {
       add({ entry: source.entry, path: source.path, relative: '' })
+      part.close()
       return
     }
-    hash.add(directoryLine(source.key))
+    part.top(source.key)
     const nowhere = {}
     const visitor = {
       directory(_: object, item: SourceItem): object {
@@ -100,7 +103,8 @@ export function digestSourcesJob(
       },
       file: (_: object, item: SourceItem) => add(item),
     }
-    walkSource(source.view, { path: source.path, place: nowhere }, { selection: source.selection, visitor })
+    const top = { path: source.path, relative: '', place: nowhere }
+    walkSource(source.view, top, { selection: source.selection, visitor })
   }
 
   for (const [index, input] of params.inputs.entries()) {
@@ -112,9 +116,11 @@ export function digestSourcesJob(
       input.kind === 'download'
         ? digestFile(openLocalFile(input.file), input.name)
         : digestText(input.content)
-    hash.add(recordLine(namedRecord(input, index), size, digest))
+    const part = key.part()
+    part.add(namedRecord(input, index), size, digest)
+    part.close()
   }
-  const contentKey = hash.key()
+  const contentKey = key.key()
   memory?.save(contentKey, 'proven')
   return { contentKey }
 }
@@ -127,5 +133,5 @@ function remembers({ inputs }: CopyParams): boolean {
 
 function digestText(content: string): Digested {
   const bytes = Buffer.from(content, 'utf8')
-  return { size: bytes.length, digest: createHash('sha256').update(bytes).digest() }
+  return { size: bytes.length, digest: contentDigestOf(bytes) }
 }

@@ -2,15 +2,18 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import type { CopyParams } from '../../ports/layer-worker.js'
 import { parentOf } from '../../system/rooted.js'
+import type { JobControl } from '../job-control.js'
 import type { ModeChange } from './chmod.js'
-import { type ContentRecord, recordOf } from './content-log.js'
+import { type ContentPart, type ContentRecord, recordOf } from './content-log.js'
 import {
   type Content,
   type Destination,
   type DirectoryNode,
   type Inode,
+  type Line,
   type Metadata,
   type Owner,
+  type Pending,
   pathOf,
 } from './destination.js'
 import { joinPath, type SourceEntry, type SourceReader } from './source-reader.js'
@@ -24,28 +27,30 @@ export interface PlacementRules {
   readonly chmod: ModeChange | undefined
   /** Time of what the instruction makes itself. */
   readonly now: bigint
+  readonly control: JobControl
 }
 
 export interface Placement {
-  place(source: MatchedSource): void
-  placeFile(name: string, file: { readonly metadata: Metadata; readonly content: Content }): Inode
+  /** What is copied is told to `part` while it is written. */
+  place(source: MatchedSource, part: ContentPart): void
+  placeFile(name: string, file: NamedFile): void
   /** The directory that an archive is unpacked into: the destination itself, whatever its spelling. */
   archiveRoot(): DirectoryNode
 }
 
-/** Called for everything that is placed, in the order of the sources. */
-export type RecordContent = (record: ContentRecord, inode: Inode | undefined) => void
+export interface NamedFile {
+  readonly metadata: Metadata
+  readonly content: Content
+  readonly part: ContentPart
+  readonly record: ContentRecord
+}
 
 /**
  * Decides where sources go: BuildKit's rules (its `File` op of COPY and ADD, and the copier of
  * fsutil below it). The content of a source directory goes into the destination; an existing
  * directory keeps its mode and owner at the top and takes the source's below.
  */
-export function createPlacement(
-  destination: Destination,
-  rules: PlacementRules,
-  record: RecordContent,
-): Placement {
+export function createPlacement(destination: Destination, rules: PlacementRules): Placement {
   const { params } = rules
   const madeDirectory: Metadata = {
     mode: 0o755,
@@ -72,28 +77,55 @@ export function createPlacement(
     }
   }
 
-  function put(parent: DirectoryNode, name: string, inode: Inode): void {
+  function put(parent: DirectoryNode, name: string, inode: Inode, line: Line): void {
     if (destination.child(parent, name)?.kind === 'directory') {
       throw copyFailed(`cannot replace directory ${shown(parent, name)} with a file`)
     }
-    destination.put(parent, name, inode)
+    destination.put(parent, name, inode, line)
   }
 
-  function place(source: MatchedSource): void {
-    const writer = createWriter(source)
+  function place(source: MatchedSource, part: ContentPart): void {
+    const visitor = createVisitor(source, part)
     if (source.entry.type !== 'directory') {
       const { parent, name } = fileTarget(source.name)
-      writer.visitor.file(parent, { entry: { ...source.entry, name }, path: source.path, relative: '' })
+      visitor.file(parent, { entry: { ...source.entry, name }, path: source.path, relative: '' })
       return
     }
     const top = destination.makeDirectories(prepare(), madeDirectory)
     top.metadata = { ...top.metadata, mtimeNs: source.entry.mtimeNs }
     destination.write(top)
-    const { selection } = source
-    walkSource(source.view, { path: source.path, place: top }, { selection, visitor: writer.visitor })
+    const { selection, view } = source
+    const inOrder = selection.exclude === undefined && selection.include === undefined
+
+    function pendingAt(path: string, relative: string, directory: DirectoryNode): Pending {
+      const place = (placed: (name: string) => void): void => {
+        rules.control.check()
+        walkSource(
+          view,
+          { path, relative, place: directory },
+          {
+            selection,
+            visitor: {
+              directory: visitor.directory,
+              file(parent, item) {
+                visitor.file(parent, item)
+                placed(item.entry.name)
+              },
+            },
+            descend(made, item) {
+              made.pending.push(pendingAt(item.path, item.relative, made))
+              placed(item.entry.name)
+            },
+          },
+        )
+      }
+      return { inOrder, place }
+    }
+    top.pending.push(pendingAt(source.path, '', top))
   }
 
-  function createWriter(source: MatchedSource): { readonly visitor: SourceVisitor<DirectoryNode> } {
+  function createVisitor(source: MatchedSource, part: ContentPart): SourceVisitor<DirectoryNode> {
+    const single = source.entry.type !== 'directory'
     const inodes = new Map<string, { readonly inode: Inode; readonly path: string }>()
     const keepsOwner = !source.input.isContext
     function metadataOf(entry: SourceEntry): Metadata {
@@ -109,9 +141,10 @@ export function createPlacement(
 
     function directory(parent: DirectoryNode, item: SourceItem, implied: boolean): DirectoryNode {
       const { entry } = item
-      record(recordOf(source, item), undefined)
+      const line: Line = { part, record: recordOf(source, item), inode: undefined, single }
       const existing = destination.child(parent, entry.name)
-      if (existing === undefined) return destination.makeDirectory(parent, entry.name, metadataOf(entry))
+      if (existing === undefined)
+        return destination.makeDirectory(parent, entry.name, metadataOf(entry), line)
       if (existing.kind !== 'directory') {
         throw copyFailed(`cannot copy a directory to ${shown(parent, entry.name)}, which is not a directory`)
       }
@@ -119,6 +152,7 @@ export function createPlacement(
       existing.metadata = implied
         ? { ...existing.metadata, mode: entry.mode }
         : { ...metadata, xattrs: mergeXattrs(existing.metadata.xattrs, metadata.xattrs) }
+      destination.addLine(parent, entry.name, line)
       destination.write(existing)
       return existing
     }
@@ -131,11 +165,10 @@ export function createPlacement(
       if (entry.inode !== undefined && first === undefined) {
         inodes.set(entry.inode, { inode, path: described.path })
       }
-      record(described, inode)
-      put(parent, entry.name, inode)
+      put(parent, entry.name, inode, { part, record: described, inode, single })
     }
 
-    return { visitor: { directory, file } }
+    return { directory, file }
   }
 
   return {
@@ -154,8 +187,7 @@ export function createPlacement(
         digest: undefined,
         writtenAt: undefined,
       }
-      put(target.parent, target.name, inode)
-      return inode
+      put(target.parent, target.name, inode, { part: file.part, record: file.record, inode, single: true })
     },
     archiveRoot: () => destination.makeDirectories(destination.resolve(params.destination), madeDirectory),
   }

@@ -17,7 +17,7 @@ export interface RowFile extends Disposable {
 }
 
 export interface RowWriter extends Disposable {
-  /** What does not fit a chunk is left out. */
+  /** What does not fit a chunk is left out. In another order than the file's it is sorted, in memory, at the end. */
   add(path: string, bytes: Buffer): void
   /** Puts the file in its place; without that nothing is left of it. */
   commit(header: Buffer): void
@@ -40,9 +40,11 @@ const rowHead = 2 + 2 + 2
 
 /** The order of a walk: names by bytes, a directory before what is in it. */
 export function comparePaths(a: string, b: string): number {
-  const length = Math.min(a.length, b.length)
-  const at = sharedLength(a, b)
-  if (at === length) return a.length - b.length
+  return compareFrom(a, b, sharedLength(a, b))
+}
+
+function compareFrom(a: string, b: string, at: number): number {
+  if (at === Math.min(a.length, b.length)) return a.length - b.length
   if (a[at] === '/') return -1
   return b[at] === '/' ? 1 : a.charCodeAt(at) - b.charCodeAt(at)
 }
@@ -133,6 +135,7 @@ export function createRowFile(file: string, identity: RowIdentity): RowWriter {
   let filled = 0
   let size = prefaceSize
   let last = ''
+  let isSorted = true
   let committed = false
   let sum = identity
 
@@ -158,6 +161,7 @@ export function createRowFile(file: string, identity: RowIdentity): RowWriter {
   return {
     add(path, bytes) {
       const shared = sharedLength(last, path)
+      if (compareFrom(last, path, shared) >= 0) isSorted = false
       const rest = path.length - shared
       const length = rowHead + rest + bytes.length
       if (length > chunkSize || shared > 0xffff) return
@@ -179,14 +183,33 @@ export function createRowFile(file: string, identity: RowIdentity): RowWriter {
       sumOf(magic, preface.subarray(0, sumAt)).copy(preface, sumAt)
       size = 0
       write(preface)
-      renameSync(temporary, file)
-      committed = true
+      if (isSorted) {
+        renameSync(temporary, file)
+        committed = true
+      } else sortRows(temporary, { file, identity, header })
     },
     [Symbol.dispose]() {
       closeSync(fd)
       if (!committed) rmSync(temporary, { force: true })
     },
   }
+}
+
+function sortRows(
+  unsorted: string,
+  wanted: { readonly file: string; readonly identity: RowIdentity; readonly header: Buffer },
+): void {
+  using rows = openRowFile(unsorted, wanted.identity)
+  const all: [string, Buffer][] = []
+  for (; rows?.next !== undefined; rows.advance()) all.push([rows.next, Buffer.from(rows.bytes())])
+  all.sort(([a], [b]) => comparePaths(a, b))
+  using sorted = createRowFile(wanted.file, wanted.identity)
+  let last: string | undefined
+  for (const [path, bytes] of all) {
+    if (path !== last) sorted.add(path, bytes)
+    last = path
+  }
+  sorted.commit(wanted.header)
 }
 
 /** How the name of a file ends while it is written. */

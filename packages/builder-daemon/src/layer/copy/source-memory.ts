@@ -11,11 +11,15 @@ import { trimStatTables } from './stat-tables.js'
 
 /** What was learnt of the sources of one COPY when they were read before, and what is learnt this time. */
 export interface SourceMemory extends Disposable {
-  /** Looks at all sources; afterwards `contentKey` is theirs when nothing changed since it was remembered. */
-  scan(): { readonly contentKey: string | undefined }
+  /** Looks at all sources. What is remembered must not be used when they cannot be relied on. */
+  scan(): {
+    readonly isReliable: boolean
+    /** Theirs, when nothing changed since it was remembered. */
+    readonly contentKey: string | undefined
+  }
   /** What is known of a listed file that is the one it was; asked for in the order of the walk. */
   recall(path: string, entry: SourceEntry): StatRow | undefined
-  /** What was found of a file, which did not change meanwhile. In the order of the walk. */
+  /** What was found of a file, which did not change meanwhile. Best in the order of the walk. */
   learn(path: string, entry: SourceEntry, row: StatRow): void
   /**
    * Replaces what was known, if the scan that came before could be relied on. Rows that were learnt without a look
@@ -65,9 +69,9 @@ export function openSourceMemory(
       const isKnown = state !== undefined && known?.state.equals(state.digest) === true
       // The least recently used tables go first.
       if (isKnown) utimesSync(file, startedMs / 1000, startedMs / 1000)
-      return { contentKey: isKnown ? known?.contentKey : undefined }
+      return { isReliable: state !== undefined, contentKey: isKnown ? known?.contentKey : undefined }
     },
-    recall: (path, entry) => (state === undefined ? undefined : table?.row(rowPath(path), entry)),
+    recall: (path, entry) => table?.row(rowPath(path), entry),
     learn(path, entry, row) {
       if (!isSettled(entry.ctimeNs) || !isSettled(entry.mtimeNs)) return
       writer ??= createStatTable(file, identity)

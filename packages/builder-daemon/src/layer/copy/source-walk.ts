@@ -24,17 +24,24 @@ export interface SourceItem {
   readonly relative: string
 }
 
+export interface WalkRules<D> {
+  readonly selection: Selection
+  readonly visitor: SourceVisitor<D>
+  /** Takes over what is below a selected directory; without it that is visited at once. */
+  readonly descend?: (made: D, item: SourceItem) => void
+}
+
 /**
  * Visits what is below a source directory in sorted order, a directory before its children.
  * A directory that is not selected itself is visited when the first selected thing below it is.
  */
 export function walkSource<D>(
   view: SourceView,
-  top: { readonly path: string; readonly place: D },
-  rules: { readonly selection: Selection; readonly visitor: SourceVisitor<D> },
+  top: { readonly path: string; readonly relative: string; readonly place: D },
+  rules: WalkRules<D>,
 ): void {
   const { exclude, include } = rules.selection
-  const { visitor } = rules
+  const { visitor, descend } = rules
 
   function walk(path: string, relative: string, place: () => D): void {
     for (const entry of view.list(path)) {
@@ -47,7 +54,8 @@ export function walkSource<D>(
       }
       if (selected) {
         const made = visitor.directory(place(), item, false)
-        walk(item.path, item.relative, () => made)
+        if (descend === undefined) walk(item.path, item.relative, () => made)
+        else descend(made, item)
       } else if (excluded ? exclude?.mayDescend(item.relative) : include?.mayDescend(item.relative)) {
         let made: D | undefined
         walk(item.path, item.relative, () => {
@@ -58,5 +66,5 @@ export function walkSource<D>(
     }
   }
 
-  walk(top.path, '', () => top.place)
+  walk(top.path, top.relative, () => top.place)
 }

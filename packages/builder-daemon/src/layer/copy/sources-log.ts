@@ -9,7 +9,7 @@ import { comparePaths, createRowFile, headerSize, openRowFile, type RowFile } fr
  * no loss but of that.
  */
 export interface SourcesLog extends Disposable {
-  /** In the order of the sources; `digest` of a file's content. */
+  /** Best in the order of the sources; `digest` of a file's content. */
   add(record: ContentRecord, digest: Buffer | undefined): void
   /** Puts the log in its place; without that nothing is left of it. */
   commit(): void
@@ -68,6 +68,34 @@ function sumOf(value: unknown): Buffer {
 /** Sorts as the inputs of an instruction come: `9:` before `10:`. */
 export function rowPath(recordPath: string): string {
   return String.fromCharCode(0x60 + recordPath.indexOf(':')) + recordPath
+}
+
+/** A log that is read in the order of its rows, as far as it can be believed. */
+export interface SourcesLogRows extends Disposable {
+  /** As `rowPath` gives it. */
+  readonly next: string | undefined
+  /** First bytes of the content digest of the file in this row, if it had one name and no attributes. */
+  plainContent(): Buffer | undefined
+  advance(): void
+}
+
+export function openSourcesLog(file: string): SourcesLogRows | undefined {
+  const rows = openRowFile(file, identity)
+  if (rows === undefined) return undefined
+  return {
+    get next() {
+      return rows.next
+    },
+    plainContent() {
+      const bytes = rows.bytes()
+      const isPlain = bytes[16] === types.indexOf('file') && bytes[17] === 0
+      return isPlain && bytes.compare(none, 0, 8, 28, rowSize) === 0
+        ? bytes.subarray(0, contentSize)
+        : undefined
+    },
+    advance: () => rows.advance(),
+    [Symbol.dispose]: () => rows[Symbol.dispose](),
+  }
 }
 
 /** As the user knows it. */

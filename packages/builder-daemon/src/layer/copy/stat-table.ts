@@ -25,7 +25,7 @@ export interface StatTable extends Disposable {
 }
 
 export interface StatTableWriter extends Disposable {
-  /** In the order of `comparePaths`. */
+  /** Best in the order of `comparePaths`. */
   add(path: string, entry: SourceEntry, row: StatRow): void
   /** Puts the table in its place; without that nothing is left of it. */
   commit(known: KnownState | undefined): void

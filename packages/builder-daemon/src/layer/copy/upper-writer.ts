@@ -1,229 +1,373 @@
-import { closeSync, fchownSync, fstatSync, readSync, writeSync } from 'node:fs'
+import { closeSync, readSync } from 'node:fs'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
-import { fsetxattr, lsetxattr, pathBelow } from '../../system/extended-attributes.js'
+import { fgetxattr, lsetxattr, pathBelow } from '../../system/extended-attributes.js'
+import { fstat } from '../../system/file-stat.js'
 import { AT_FDCWD } from '../../system/libc.js'
-import {
-  fchmod,
-  fchmodat,
-  fchownat,
-  futimens,
-  linkat,
-  mkdirat,
-  mknodat,
-  O_CREAT,
-  O_DIRECTORY,
-  O_EXCL,
-  O_NOFOLLOW,
-  O_RDONLY,
-  O_RDWR,
-  openat,
-  S_IFBLK,
-  S_IFCHR,
-  S_IFIFO,
-  symlinkat,
-  utimensat,
-} from '../../system/syscalls.js'
+import { linkat, O_DIRECTORY, O_RDONLY, openat, S_IFBLK, S_IFCHR, S_IFIFO } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
 import type { JobControl } from '../job-control.js'
-import { OPAQUE_ATTRIBUTE, OPAQUE_MARKER, OPAQUE_VALUE, WHITEOUT_PREFIX } from '../overlay-form.js'
-import { createContentIdentity } from '../tar/content-id.js'
-import type { TarEntry, TarEntryType } from '../tar/entry.js'
-import { createTarWriter, type TarSummary } from '../tar/writer.js'
-import type { Content, DestinationNode, DirectoryNode, Inode, Metadata } from './destination.js'
-import { joinPath, type SourceFile, type SourceReader } from './source-reader.js'
+import { OPAQUE_MARKER, WHITEOUT_PREFIX } from '../overlay-form.js'
+import { wholeLimit } from '../pipe/content-digest.js'
+import { createPipeline, type Pipeline } from '../pipe/pipeline.js'
+import { noAttributes, type TarEntry, type TarEntryType } from '../tar/entry.js'
+import { createTarWriterOn, type TarSummary } from '../tar/writer.js'
+import { openContent, openWritten, prefetchContent } from './content-source.js'
+import type { Child, Destination, DirectoryNode, Inode, Line, Metadata } from './destination.js'
+import { changed } from './direct-reader.js'
+import { DamagedReuseError, type Reuse, type ReusedFile } from './reuse.js'
+import { joinPath } from './source-reader.js'
 import { transfer } from './transfer.js'
+import { keepXattrs, restoreCapability, setXattrs } from './upper-attributes.js'
+import { createUpperLog, performUpper } from './upper-log.js'
+import { beginUpper, type Stamp, setOwnerModeAndTime, upperState } from './upper-operations.js'
 
 const filesAhead = 64
+const nothingReused: ReadonlyMap<string, ReusedFile> = new Map()
 const longestPath = 4096
+const second = 1_000_000_000n
 
 export interface UpperOptions {
   readonly upper: string
   /** Overrides every time stamp. */
   readonly fixedTime: bigint | undefined
   readonly control: JobControl
+  /** Where files may be taken from. */
+  readonly reuse: Reuse | undefined
+  /**
+   * Gets every entry of the tar in its order, with the content digest of a file (see `content-digest`); undefined for
+   * everything else. The digest is valid during the call.
+   */
+  readonly onEntry?: ((entry: TarEntry, digest: Buffer | undefined) => void) | undefined
 }
 
 /**
  * Writes what a plan holds into an empty upper directory, in the order of the canonical layer tar,
- * which is hashed on the way: one read feeds the file, its digest and the tar.
+ * which is hashed on the way: one read feeds the file, its digest and the tar. Files are made by whichever thread has
+ * time; what needs an answer (attributes that may not be kept, a link too many) is done here, after everything before it.
  */
-export function writeUpper(
-  root: DirectoryNode,
-  options: UpperOptions,
-): TarSummary & { readonly contentId: string } {
-  const tar = createTarWriter()
-  const identity = createContentIdentity()
+export function writeUpper(destination: Destination, options: UpperOptions): TarSummary {
   const upperFd = openat(AT_FDCWD, options.upper, O_RDONLY | O_DIRECTORY)
-
-  function mtimeOf(metadata: Metadata): bigint {
-    return options.fixedTime ?? metadata.mtimeNs
-  }
-
-  function header(path: string, type: TarEntryType, metadata: Metadata, more: Partial<TarEntry> = {}) {
-    const entry: TarEntry = {
-      path,
-      type,
-      mode: metadata.mode,
-      uid: metadata.uid,
-      gid: metadata.gid,
-      size: 0,
-      mtimeNs: mtimeOf(metadata),
-      linkName: '',
-      deviceMajor: 0,
-      deviceMinor: 0,
-      xattrs: metadata.xattrs.map(([name, value]) => ({ name, value: Buffer.from(value, 'latin1') })),
-      ...more,
-    }
-    tar.entry(entry)
-    identity.entry(entry)
-  }
-
-  function writeChildren(directory: DirectoryNode, dirfd: number, path: string): void {
-    const children = [...directory.children].filter(isWritten).sort(([a], [b]) => (a < b ? -1 : 1))
-    for (const [index, [name, node]] of children.entries()) {
-      options.control.check()
-      checkPath(name, joinPath(path, name))
-      if (index % filesAhead === 0) prefetch(children.slice(index, index + filesAhead))
-      if (node.kind === 'directory') writeDirectory(node, dirfd, joinPath(path, name))
-      else if (node.kind === 'inode') writeInode(node, { dirfd, name, path: joinPath(path, name) })
-    }
-  }
-
-  function writeDirectory(directory: DirectoryNode, parent: number, path: string): void {
-    mkdirat(parent, directory.name, 0o700)
-    const dirfd = openat(parent, directory.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
-    try {
-      const metadata = setXattrs(dirfd, directory.metadata)
-      header(path, 'directory', metadata)
-      if (directory.opaque) {
-        fsetxattr(dirfd, OPAQUE_ATTRIBUTE, OPAQUE_VALUE)
-        header(joinPath(path, OPAQUE_MARKER), 'file', {
-          mode: 0,
-          uid: 0,
-          gid: 0,
-          mtimeNs: metadata.mtimeNs,
-          xattrs: [],
-        })
-      }
-      writeChildren(directory, dirfd, path)
-      // Only now: a setgid directory would hand its group down.
-      setOwnerAndMode(dirfd, metadata)
-      futimens(dirfd, undefined, mtimeOf(metadata))
-    } finally {
-      closeSync(dirfd)
-    }
-  }
-
-  function writeInode(inode: Inode, place: Place): void {
-    if (inode.writtenAt !== undefined && tryLink(upperFd, inode.writtenAt, place)) {
-      header(place.path, 'hardlink', inode.metadata, { linkName: inode.writtenAt, xattrs: [] })
-      return
-    }
-    if (inode.type === 'file') writeFile(inode, place)
-    else writeSpecial(inode, place)
-    inode.writtenAt = place.path
-  }
-
-  function writeFile(inode: Inode, place: Place): void {
-    const copy = inode.writtenAt
-    const file = copy === undefined ? openContent(inode, place.path) : openWritten(upperFd, copy)
-    try {
-      const fd = openat(place.dirfd, place.name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
-      try {
-        // What the file system cannot keep must not stand in the tar either.
-        const kept = setXattrs(fd, inode.metadata)
-        const isSource = inode.content?.kind === 'source' && inode.content.givesTime
-        const metadata = isSource && copy === undefined ? { ...kept, mtimeNs: file.mtimeNs } : kept
-        inode.metadata = metadata
-        inode.size = file.size
-        header(place.path, 'file', metadata, { size: file.size })
-        const named = inode.content?.kind === 'source' ? inode.content.path : place.path
-        inode.digest = transfer(file, named, (bytes) => {
-          tar.payload(bytes)
-          writeAll(fd, bytes)
-          options.control.check()
-        })
-        if (file.size > 0) identity.content(inode.digest)
-        setOwnerAndMode(fd, metadata)
-        futimens(fd, undefined, mtimeOf(metadata))
-      } finally {
-        closeSync(fd)
-      }
-    } finally {
-      file.close()
-    }
-  }
-
-  function writeSpecial(inode: Inode, { dirfd, name, path }: Place): void {
-    const { metadata } = inode
-    if (inode.type === 'symlink') {
-      symlinkat(inode.link, dirfd, name)
-      header(path, 'symlink', finish(inode), { linkName: inode.link, mode: 0o777 })
-      return
-    }
-    if (inode.type === 'character' && inode.rdevMajor === 0 && inode.rdevMinor === 0) {
-      throw new BuilderError('ISB_COPY_FAILED', `cannot copy the device 0:0 at /${textOfBytes(path)}`, {
-        hint: 'In a layer this device stands for a removed file.',
-      })
-    }
-    const format = { fifo: S_IFIFO, character: S_IFCHR, block: S_IFBLK, file: 0 }[inode.type]
-    mknodat(dirfd, name, format | 0o600, inode.rdevMajor, inode.rdevMinor)
-    const type = inode.type === 'file' ? 'fifo' : inode.type
-    header(path, type, finish(inode), { deviceMajor: inode.rdevMajor, deviceMinor: inode.rdevMinor })
-
-    function finish(written: Inode): Metadata {
-      if (metadata.uid !== 0 || metadata.gid !== 0) fchownat(dirfd, name, metadata.uid, metadata.gid)
-      if (written.type !== 'symlink') fchmodat(dirfd, name, metadata.mode)
-      const place = pathBelow(dirfd, name)
-      const kept = keepXattrs(metadata, (xattr, value) => lsetxattr(place, xattr, value))
-      utimensat(dirfd, name, undefined, mtimeOf(metadata))
-      written.metadata = kept
-      return kept
-    }
-  }
-
   try {
-    const metadata = setXattrs(upperFd, root.metadata)
-    // The same rule as for sealing: the root has an entry only where its metadata says something.
-    if (metadata.mode !== 0o755 || metadata.uid !== 0 || metadata.gid !== 0 || metadata.xattrs.length > 0) {
-      header('.', 'directory', metadata)
+    const pipeline = createPipeline(performUpper, options.control)
+    beginUpper(pipeline.slots, { fd: upperFd, exact: shapesWhatIsMade(upperFd) })
+    try {
+      return write(destination, options, { upperFd, pipeline })
+    } finally {
+      // In this order: no other thread may have the descriptors in hand when they are closed.
+      pipeline[Symbol.dispose]()
+      upperState(pipeline.slots).closeAll()
     }
-    writeChildren(root, upperFd, '')
-    setOwnerAndMode(upperFd, metadata)
-    futimens(upperFd, undefined, mtimeOf(metadata))
-    return { ...tar.finish(), contentId: identity.finish() }
   } finally {
     closeSync(upperFd)
   }
 }
 
 interface Place {
-  readonly dirfd: number
   readonly name: string
   readonly path: string
 }
 
-function isWritten([, node]: readonly [string, DestinationNode]): boolean {
-  return node.kind === 'inode' || (node.kind === 'directory' && node.written)
+interface Means {
+  readonly upperFd: number
+  readonly pipeline: Pipeline
 }
 
-function prefetch(children: readonly (readonly [string, DestinationNode])[]): void {
-  const wanted = new Map<SourceReader, string[]>()
-  for (const [, node] of children) {
-    if (node.kind !== 'inode' || node.writtenAt !== undefined) continue
-    if (node.content?.kind !== 'source') continue
-    const paths = wanted.get(node.content.reader)
-    if (paths === undefined) wanted.set(node.content.reader, [node.content.path])
-    else paths.push(node.content.path)
+function write(
+  destination: Destination,
+  { fixedTime, control, reuse, onEntry }: UpperOptions,
+  { upperFd, pipeline }: Means,
+): TarSummary {
+  const tar = createTarWriterOn(pipeline.collector)
+  const log = createUpperLog(pipeline)
+  const state = upperState(pipeline.slots)
+
+  function stampOf(metadata: Metadata): Stamp {
+    const mtimeNs = fixedTime ?? metadata.mtimeNs
+    let rest = mtimeNs % second
+    if (rest < 0n) rest += second
+    return {
+      mode: metadata.mode,
+      uid: metadata.uid,
+      gid: metadata.gid,
+      seconds: Number((mtimeNs - rest) / second),
+      nanoseconds: Number(rest),
+    }
   }
-  for (const [reader, paths] of wanted) reader.prefetch(paths)
+
+  function header(path: string, type: TarEntryType, metadata: Metadata, more: Partial<TarEntry> = {}) {
+    const { mode, uid, gid, xattrs } = metadata
+    const entry: TarEntry = {
+      path,
+      type,
+      mode: more.mode ?? mode,
+      uid,
+      gid,
+      size: more.size ?? 0,
+      mtimeNs: fixedTime ?? metadata.mtimeNs,
+      linkName: more.linkName ?? '',
+      deviceMajor: more.deviceMajor ?? 0,
+      deviceMinor: more.deviceMinor ?? 0,
+      xattrs:
+        more.xattrs ??
+        (xattrs.length === 0
+          ? noAttributes
+          : xattrs.map(([name, value]) => ({ name, value: Buffer.from(value, 'latin1') }))),
+    }
+    tar.entry(entry)
+    return entry
+  }
+
+  /** A header without content. */
+  function plainHeader(...fields: Parameters<typeof header>): void {
+    const entry = header(...fields)
+    if (onEntry !== undefined) pipeline.log('none', () => onEntry(entry, undefined))
+  }
+
+  function addLines(lines: readonly Line[], path: string): void {
+    for (const line of lines) {
+      const { inode } = line
+      // Replaced by a later source: never written, but part of what was to be copied.
+      if (inode?.content !== undefined && inode.writtenAt === undefined) readDigest(inode, path)
+      pipeline.log('none', () => {
+        line.part.add(line.record, inode?.size ?? 0, inode?.digest)
+        if (line.single) line.part.close()
+      })
+    }
+  }
+
+  function writeChildren(directory: DirectoryNode, path: string): void {
+    let files: (readonly [string, Child])[] = []
+
+    function writeFiles(): void {
+      const now = files
+      files = []
+      const reused = reusedFiles(now, path)
+      try {
+        prefetchContent(now.filter(([name]) => !reused.has(name)))
+        for (const [name, { node, lines }] of now) {
+          control.check()
+          const place = { name, path: joinPath(path, name) }
+          checkPath(place)
+          if (node.kind === 'inode') writeInode(node, place, reused.get(name))
+          addLines(lines, place.path)
+        }
+      } finally {
+        for (const { fd } of reused.values()) closeSync(fd)
+      }
+    }
+
+    destination.take(directory, (name, child) => {
+      const { node, lines } = child
+      if (node.kind === 'inode') {
+        files.push([name, child])
+        if (files.length === filesAhead) writeFiles()
+      } else if (node.kind === 'directory' && node.written) {
+        writeFiles()
+        const place = { name, path: joinPath(path, name) }
+        checkPath(place)
+        writeDirectory(node, place, lines)
+      }
+    })
+    writeFiles()
+  }
+
+  /** Opens what an earlier layer has of these files. */
+  function reusedFiles(
+    children: readonly (readonly [string, Child])[],
+    path: string,
+  ): ReadonlyMap<string, ReusedFile> {
+    if (reuse === undefined) return nothingReused
+    const found = new Map<string, ReusedFile>()
+    for (const [name, { node, lines }] of children) {
+      // What was placed over something else stands in several lines, and is rare.
+      const [line, ...more] = lines
+      if (node.kind !== 'inode' || line === undefined || more.length > 0) continue
+      const { mode, uid, gid, mtimeNs, xattrs } = node.metadata
+      const wanted = { mode, uid, gid, xattrs, mtimeNs: fixedTime ?? mtimeNs }
+      const file = reuse.find(line.record, joinPath(path, name), wanted)
+      if (file !== undefined) found.set(name, file)
+    }
+    return found
+  }
+
+  function writeDirectory(directory: DirectoryNode, { name, path }: Place, lines: readonly Line[]): void {
+    control.check()
+    let { metadata } = directory
+    if (metadata.xattrs.length === 0) log.enter(name, stampOf(metadata), directory.opaque)
+    else {
+      pipeline.drain()
+      state.enter(name, stampOf(metadata), directory.opaque)
+      metadata = setXattrs(state.directory, metadata)
+    }
+    plainHeader(path, 'directory', metadata)
+    if (directory.opaque) {
+      plainHeader(joinPath(path, OPAQUE_MARKER), 'file', {
+        ...{ mode: 0, uid: 0, gid: 0, mtimeNs: metadata.mtimeNs, xattrs: [] },
+      })
+    }
+    addLines(lines, path)
+    writeChildren(directory, path)
+    log.leave(stampOf(metadata))
+  }
+
+  function writeInode(inode: Inode, place: Place, reused: ReusedFile | undefined): void {
+    if (inode.writtenAt !== undefined) {
+      pipeline.drain()
+      if (tryLink(upperFd, inode.writtenAt, state.directory, place.name)) {
+        const { writtenAt } = inode
+        plainHeader(place.path, 'hardlink', inode.metadata, { linkName: writtenAt, xattrs: noAttributes })
+        return
+      }
+    }
+    if (reused !== undefined) linkFile(inode, place, reused)
+    else if (inode.type === 'file') writeFile(inode, place)
+    else writeSpecial(inode, place)
+    inode.writtenAt = place.path
+  }
+
+  /**
+   * The one place where a regular file comes to be. Its bytes go through the pipeline whatever is done about the file itself
+   * (they are hashed for the tar and digested there), and the operations given to `log` say what that is.
+   */
+  function writeFile(inode: Inode, { name, path }: Place): void {
+    const copy = inode.writtenAt
+    const file = copy === undefined ? openContent(inode, path) : openWritten(upperFd, copy)
+    try {
+      const { size } = file
+      let { metadata } = inode
+      const givesTime = copy === undefined && inode.content?.kind === 'source' && inode.content.givesTime
+      if (givesTime && metadata.mtimeNs !== file.mtimeNs) {
+        const { mode, uid, gid, xattrs } = metadata
+        metadata = { mode, uid, gid, xattrs, mtimeNs: file.mtimeNs }
+      }
+      const hasXattrs = metadata.xattrs.length > 0
+      const stamp = stampOf(metadata)
+      const inPieces = hasXattrs || size > wholeLimit
+      if (hasXattrs) {
+        pipeline.drain()
+        state.openFile(name, stamp, size)
+        // What the file system cannot keep must not stand in the tar either.
+        metadata = setXattrs(state.file, metadata)
+      } else if (inPieces) log.openFile(name, stamp, size)
+      else if (size === 0) log.putFile(name, stamp, { offset: 0, length: 0 })
+
+      inode.metadata = metadata
+      inode.size = size
+      const entry = header(path, 'file', metadata, { size })
+      pipeline.log(size, (digest) => {
+        inode.digest = digest === undefined ? undefined : Buffer.from(digest)
+        onEntry?.(entry, digest)
+      })
+      const complete = pipeline.content(
+        size,
+        (target, offset, length) => {
+          control.check()
+          return file.read(target.subarray(offset, offset + length))
+        },
+        (offset, length) => {
+          if (inPieces) log.addToFile({ offset, length })
+          else log.putFile(name, stamp, { offset, length })
+        },
+      )
+      const after = file.finish()
+      if (!complete || after.size !== size || after.mtimeNs !== file.mtimeNs) {
+        throw changed(inode.content?.kind === 'source' ? inode.content.path : path)
+      }
+      if (size > 0) tar.placed(size)
+      if (hasXattrs) {
+        pipeline.drain()
+        state.closeFile(stamp)
+        restoreCapability(pathBelow(state.directory, name), metadata)
+      } else if (inPieces) log.closeFile(stamp)
+    } finally {
+      file.close()
+    }
+  }
+
+  /** The file becomes one of this layer; its bytes are read for the tar, and checked. */
+  function linkFile(inode: Inode, { name, path }: Place, { fd, size, digest: expected }: ReusedFile): void {
+    if (reuse === undefined) throw new Error('nothing to reuse')
+    log.putLink(name, { fd: reuse.fd, path }, stampOf(inode.metadata))
+    inode.size = size
+    const entry = header(path, 'file', inode.metadata, { size })
+    pipeline.log(size, (digest) => {
+      if (digest === undefined || !digest.equals(expected)) throw new DamagedReuseError(path)
+      inode.digest = expected
+      onEntry?.(entry, digest)
+    })
+    const read = (target: Buffer, offset: number, length: number): number => {
+      control.check()
+      return readSync(fd, target, offset, length, null)
+    }
+    if (!pipeline.content(size, read, () => undefined)) throw new DamagedReuseError(path)
+    tar.placed(size)
+  }
+
+  function writeSpecial(inode: Inode, { name, path }: Place): void {
+    const { type, link, rdevMajor, rdevMinor } = inode
+    const stamp = stampOf(inode.metadata)
+    if (type === 'character' && rdevMajor === 0 && rdevMinor === 0) {
+      throw new BuilderError('ISB_COPY_FAILED', `cannot copy the device 0:0 at /${textOfBytes(path)}`, {
+        hint: 'In a layer this device stands for a removed file.',
+      })
+    }
+    const hasXattrs = inode.metadata.xattrs.length > 0
+    if (hasXattrs) pipeline.drain()
+    const target = hasXattrs ? state : log
+    if (type === 'symlink') target.putSymlink(name, link, stamp)
+    else {
+      const format = { fifo: S_IFIFO, character: S_IFCHR, block: S_IFBLK, file: 0 }[type]
+      target.putNode(name, format, { major: rdevMajor, minor: rdevMinor }, stamp)
+    }
+    if (hasXattrs) {
+      const made = pathBelow(state.directory, name)
+      inode.metadata = keepXattrs(inode.metadata, (xattr, value) => lsetxattr(made, xattr, value))
+    }
+    if (type === 'symlink') plainHeader(path, 'symlink', inode.metadata, { linkName: link, mode: 0o777 })
+    else {
+      const shown = type === 'file' ? 'fifo' : type
+      plainHeader(path, shown, inode.metadata, { deviceMajor: rdevMajor, deviceMinor: rdevMinor })
+    }
+  }
+
+  const { root } = destination
+  const metadata = setXattrs(upperFd, root.metadata)
+  // The same rule as for sealing: the root has an entry only where its metadata says something.
+  if (metadata.mode !== 0o755 || metadata.uid !== 0 || metadata.gid !== 0 || metadata.xattrs.length > 0) {
+    plainHeader('.', 'directory', metadata)
+  }
+  writeChildren(root, '')
+  const summary = tar.finish()
+  setOwnerModeAndTime(upperFd, stampOf(metadata))
+  return summary
+}
+
+/** Of a file that a later source replaced. */
+function readDigest(inode: Inode, path: string): void {
+  if (inode.digest !== undefined) return
+  const file = openContent(inode, path)
+  try {
+    inode.size = file.size
+    inode.digest = transfer(
+      file,
+      inode.content?.kind === 'source' ? inode.content.path : path,
+      () => undefined,
+    )
+  } finally {
+    file.close()
+  }
+}
+
+/** A group or access control list that what is made below gets without being asked. */
+function shapesWhatIsMade(fd: number): boolean {
+  return (fstat(fd).mode & 0o2000) !== 0 || fgetxattr(fd, 'system.posix_acl_default') !== undefined
 }
 
 /** False when the inode can have no further name (EMLINK): the content is then written once more. */
-function tryLink(upperFd: number, from: string, place: Place): boolean {
+function tryLink(upperFd: number, from: string, dirfd: number, name: string): boolean {
   try {
-    linkat(upperFd, from, place.dirfd, place.name)
+    linkat(upperFd, from, dirfd, name)
     return true
   } catch (error) {
     if (hasErrno(error, 'EMLINK')) return false
@@ -231,35 +375,7 @@ function tryLink(upperFd: number, from: string, place: Place): boolean {
   }
 }
 
-function setXattrs(fd: number, metadata: Metadata): Metadata {
-  return keepXattrs(metadata, (name, value) => fsetxattr(fd, name, value))
-}
-
-function setOwnerAndMode(fd: number, metadata: Metadata): void {
-  const { uid, gid } = metadata
-  if (uid !== 0 || gid !== 0) fchownSync(fd, uid, gid)
-  fchmod(fd, metadata.mode)
-  // Writing to a file and changing its owner take its capabilities away.
-  const capability = metadata.xattrs.find(([name]) => name === 'security.capability')
-  if (capability !== undefined) fsetxattr(fd, capability[0], Buffer.from(capability[1], 'latin1'))
-}
-
-/** What the file system refuses to keep is left out, as BuildKit does. */
-function keepXattrs(metadata: Metadata, set: (name: string, value: Buffer) => void): Metadata {
-  if (metadata.xattrs.length === 0) return metadata
-  const kept = metadata.xattrs.filter(([name, value]) => {
-    try {
-      set(name, Buffer.from(value, 'latin1'))
-      return true
-    } catch (error) {
-      if (hasErrno(error, 'ENOTSUP', 'EPERM')) return false
-      throw error
-    }
-  })
-  return { ...metadata, xattrs: kept }
-}
-
-function checkPath(name: string, path: string): void {
+function checkPath({ name, path }: Place): void {
   if (name.startsWith(WHITEOUT_PREFIX)) {
     throw new BuilderError(
       'ISB_UNSUPPORTED',
@@ -269,44 +385,4 @@ function checkPath(name: string, path: string): void {
   if (path.length > longestPath) {
     throw new BuilderError('ISB_LIMIT_EXCEEDED', `a path in the layer has more than ${longestPath} bytes`)
   }
-}
-
-export function openContent(inode: Inode, path: string): SourceFile {
-  const { content } = inode
-  if (content === undefined) throw new Error(`/${path} has no content`)
-  return content.kind === 'source' ? content.reader.open(content.path) : openStored(content, inode.metadata)
-}
-
-function openStored(content: Exclude<Content, { kind: 'source' }>, { mtimeNs }: Metadata): SourceFile {
-  const size = content.kind === 'bytes' ? content.bytes.length : content.size
-  let at = 0
-  return {
-    size,
-    mtimeNs,
-    read(buffer) {
-      const wanted = Math.min(buffer.length, size - at)
-      if (content.kind === 'bytes') {
-        buffer.set(content.bytes.subarray(at, at + wanted))
-        at += wanted
-        return wanted
-      }
-      const count = wanted === 0 ? 0 : readSync(content.fd, buffer, 0, wanted, content.offset + at)
-      at += count
-      return count
-    },
-    finish: () => ({ size, mtimeNs }),
-    confirms: () => false,
-    close: () => undefined,
-  }
-}
-
-function openWritten(upperFd: number, path: string): SourceFile {
-  const fd = openat(upperFd, path, O_RDONLY | O_NOFOLLOW)
-  const content = { kind: 'slice', fd, offset: 0, size: fstatSync(fd).size } as const
-  const file = openStored(content, { mode: 0, uid: 0, gid: 0, mtimeNs: 0n, xattrs: [] })
-  return { ...file, close: () => closeSync(fd) }
-}
-
-function writeAll(fd: number, bytes: Buffer): void {
-  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at)
 }

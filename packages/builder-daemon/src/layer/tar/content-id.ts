@@ -8,7 +8,7 @@ import type { TarEntry } from './entry.js'
 export interface ContentIdentity {
   /** The next entry, in the order of the tar. */
   entry(entry: Omit<TarEntry, 'mtimeNs'>): void
-  /** SHA-256 of the file whose entry came last; for one with content only. */
+  /** Content digest of the file whose entry came last (see `content-digest`); for one with content only. */
   content(digest: Buffer): void
   /** `content:` and 64 hex digits. */
   finish(): string

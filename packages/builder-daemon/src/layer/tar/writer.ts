@@ -1,5 +1,5 @@
 import type { DiffId } from '@isula-build/shared/oci/digest.js'
-import { createCollector } from './collector.js'
+import { type Collector, createCollector } from './collector.js'
 import { BLOCK, padding, type TarEntry, type TarEntryType } from './entry.js'
 import { encodeRecords, type PaxRecord, xattrKey } from './pax.js'
 
@@ -18,6 +18,8 @@ export interface TarWriter {
    * returns their number. False when it returned 0 before the end: the tar is then of no use.
    */
   payloadFrom(read: (target: Buffer, offset: number, length: number) => number): boolean
+  /** `count` bytes of payload came to their place in the collector's memory in another way. */
+  placed(count: number): void
   /** Ends the archive (two zero blocks). */
   finish(): TarSummary
 }
@@ -30,7 +32,10 @@ export interface TarSummary {
 
 /** `output` gets the bytes in order; what it is given is valid during the call only. */
 export function createTarWriter(output?: (bytes: Buffer) => void): TarWriter {
-  const collector = createCollector(output)
+  return createTarWriterOn(createCollector(output))
+}
+
+export function createTarWriterOn(collector: Collector): TarWriter {
   let entries = 0
   let remaining = 0
   let pad = 0
@@ -64,6 +69,7 @@ export function createTarWriter(output?: (bytes: Buffer) => void): TarWriter {
       }
       return true
     },
+    placed: progress,
     finish() {
       if (remaining > 0) throw new Error(`payload is ${remaining} bytes short at the end`)
       collector.zeros(2 * BLOCK)
@@ -201,10 +207,20 @@ function putHeader(target: Buffer, at: number, fields: Fields): void {
   putOctal(target, at + 329, 7, major)
   putOctal(target, at + 337, 7, minor)
   if (fields.prefix !== '') target.write(fields.prefix, at + 345, 'latin1')
-  let sum = 0
-  for (let index = at; index < at + BLOCK; index += 1) sum += target[index] ?? 0
+  // What is left are zeros.
+  const sum =
+    sumOf(target, at, fields.name.length) +
+    sumOf(target, at + 100, 57 + fields.linkName.length) +
+    sumOf(target, at + 257, 8) +
+    sumOf(target, at + 329, 16 + fields.prefix.length)
   putOctal(target, at + 148, 6, sum)
   target[at + 154] = 0
+}
+
+function sumOf(bytes: Buffer, from: number, length: number): number {
+  let sum = 0
+  for (let index = from; index < from + length; index += 1) sum += bytes[index] ?? 0
+  return sum
 }
 
 function putOctal(target: Buffer, at: number, digits: number, value: number): void {

@@ -1,12 +1,5 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
-import {
-  durable,
-  ordered,
-  reclaiming,
-  requireLease,
-  type Statements,
-  type Transaction,
-} from './transaction.js'
+import { ordered, reclaiming, requireLease, type Statements, type Transaction } from './transaction.js'
 
 export interface LayerRow {
   readonly id: string
@@ -14,16 +7,18 @@ export interface LayerRow {
   readonly tar_size: number | null
   readonly keeps_headers: number
   readonly parent_key: string | null
+  /** What it and all layers have in common that may share files with it. */
+  readonly family: string
   readonly state: 'ready' | 'damaged' | 'deleting'
   /** 1 when an earlier daemon left it unflushed, so its files are not to be trusted yet. */
   readonly suspect: number
 }
 
-const columns = `id, diff_id, tar_size, keeps_headers, parent_key, state,
+export const layerColumns = `id, diff_id, tar_size, keeps_headers, parent_key, coalesce(family, id) AS family, state,
   (synced = 0 AND epoch < (SELECT value FROM meta WHERE key = 'epoch')) AS suspect`
 
 export function layerRow(statements: Statements, id: string): LayerRow | undefined {
-  return statements.get<LayerRow>(`SELECT ${columns} FROM layers WHERE id = ?`, id)
+  return statements.get<LayerRow>(`SELECT ${layerColumns} FROM layers WHERE id = ?`, id)
 }
 
 /** What every layer holds: its content ID, for one from elsewhere its diff ID; null as far as nobody knows, or has it. */
@@ -40,14 +35,14 @@ export function layerContents(statements: Statements, ids: readonly string[]): (
 
 export function layersOfImage(statements: Statements, imageId: string): LayerRow[] {
   return statements.all<LayerRow>(
-    `SELECT ${columns} FROM image_layers JOIN layers ON id = layer_id WHERE image_id = ? ORDER BY position`,
+    `SELECT ${layerColumns} FROM image_layers JOIN layers ON id = layer_id WHERE image_id = ? ORDER BY position`,
     imageId,
   )
 }
 
 export function layersByDiffId(statements: Statements, diffId: string, parentKey: string): LayerRow[] {
   return statements.all<LayerRow>(
-    `SELECT ${columns} FROM layers
+    `SELECT ${layerColumns} FROM layers
      WHERE diff_id = ? AND state = 'ready' AND (parent_key IS NULL OR parent_key = ?)
      ORDER BY suspect, published_at, id`,
     diffId,
@@ -107,29 +102,38 @@ export interface PublishParams {
   readonly keepsHeaders: boolean
   readonly parentKey: string | null
   readonly contentId: string | null
+  /** The layer it shares files with, and the family of that; null when it shares none. */
+  readonly sharesWith: string | null
+  readonly family: string | null
   readonly synced: boolean
   readonly now: number
 }
 
 export const layerWrites = {
-  /** Records a layer whose directory is in place; gives the damaged layers it replaced, to be removed. */
-  publishLayer: durable((tx, p: PublishParams): readonly string[] => {
+  /**
+   * Records a layer whose directory is in place; gives the damaged layers it replaced, to be removed. Nobody has been
+   * told of it before an image uses it, and that commit is durable.
+   */
+  publishLayer: ordered((tx, p: PublishParams): readonly string[] => {
     requireLease(tx, p.leaseId)
     if (tx.run('DELETE FROM ops WHERE id = ?', p.op) !== 1) {
       throw new BuilderError('ISB_CANCELLED', 'the staged layer was already given up')
     }
+    // Found damaged or left behind meanwhile, it says nothing good about this one.
+    const isTrusted = p.sharesWith === null || layerRow(tx, p.sharesWith)?.state === 'ready'
     tx.run(
       `INSERT INTO layers
-         (id, diff_id, tar_size, keeps_headers, parent_key, content_id, state, synced, epoch, published_at)
-       VALUES (?, ?, ?, ?, ?, ?, 'ready', ?, ?, ?)`,
+         (id, diff_id, tar_size, keeps_headers, parent_key, content_id, family, state, synced, epoch, published_at)
+       VALUES (?, ?, ?, ?, ?, ?, ?, 'ready', ?, ?, ?)`,
       p.id,
       p.diffId,
       p.tarSize,
       p.keepsHeaders ? 1 : 0,
       p.parentKey,
       p.contentId,
-      p.synced ? 1 : 0,
-      tx.epoch,
+      p.family,
+      p.synced && isTrusted ? 1 : 0,
+      isTrusted ? tx.epoch : 0,
       p.now,
     )
     leaseLayer(tx, p.leaseId, p.id)
@@ -197,8 +201,14 @@ export const layerWrites = {
     tx.run('UPDATE layers SET epoch = ? WHERE id = ?', tx.epoch, p.id)
   }),
 
+  /** Layers that share files with them are verified before they are used again. */
   markDamaged: reclaiming((tx, p: { readonly ids: readonly string[] }) => {
     for (const id of p.ids) {
+      const family = layerRow(tx, id)?.family ?? id
+      tx.run(
+        "UPDATE layers SET synced = 0, epoch = 0 WHERE (id = ? OR family = ?) AND id <> ? AND state = 'ready'",
+        ...[family, family, id],
+      )
       tx.run("UPDATE layers SET state = 'damaged' WHERE id = ? AND state = 'ready'", id)
       tx.run('DELETE FROM cache_records WHERE layer_id = ?', id)
     }

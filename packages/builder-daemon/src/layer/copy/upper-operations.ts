@@ -1,0 +1,205 @@
+import { closeSync, readSync, writeSync } from 'node:fs'
+import { fsetxattr } from '../../system/extended-attributes.js'
+import {
+  AT_EMPTY_PATH,
+  fchmod,
+  fchmodat,
+  fchownat,
+  linkat,
+  mkdirat,
+  mknodat,
+  O_CREAT,
+  O_DIRECTORY,
+  O_EXCL,
+  O_NOFOLLOW,
+  O_RDONLY,
+  O_RDWR,
+  openat,
+  setModified,
+  setModifiedAt,
+  symlinkat,
+} from '../../system/syscalls.js'
+import { hasErrno } from '../../system/system-error.js'
+import { umask } from '../metadata.js'
+import { OPAQUE_ATTRIBUTE, OPAQUE_VALUE } from '../overlay-form.js'
+import { OWN_WORDS, type Slots } from '../pipe/slots.js'
+import { createPieceWriter } from './piece-writer.js'
+
+/** Owner, permissions and time of something that is made. */
+export interface Stamp {
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  /** Since the epoch, whole, and nanoseconds of the next. */
+  readonly seconds: number
+  readonly nanoseconds: number
+}
+
+/**
+ * What is done to an upper directory, in the order of its tar. The directories on the way and a file that comes in pieces
+ * are open between two calls; which they are is in shared memory, so that each call may come from another thread. A failure
+ * leaves them to `closeAll`.
+ */
+export interface UpperState {
+  enter(name: string, stamp: Stamp, opaque: boolean): void
+  leave(stamp: Stamp): void
+  putFile(name: string, stamp: Stamp, content: Buffer): void
+  openFile(name: string, stamp: Stamp, size: number): void
+  addToFile(content: Buffer): void
+  closeFile(stamp: Stamp): void
+  /** A further name for a file of another layer, whose metadata are the `stamp`; a copy where it can have no more. */
+  putLink(name: string, from: { readonly fd: number; readonly path: string }, stamp: Stamp): void
+  putSymlink(name: string, target: string, stamp: Stamp): void
+  /** `format` is a type of mknod(2). */
+  putNode(name: string, format: number, device: { major: number; minor: number }, stamp: Stamp): void
+  readonly directory: number
+  readonly file: number
+  closeAll(): void
+}
+
+const FILE = OWN_WORDS
+const DEPTH = OWN_WORDS + 1
+const EXACT = OWN_WORDS + 2
+const PIECE_WORDS = OWN_WORDS + 4
+const DIRECTORIES = OWN_WORDS + 16
+
+const NONE = -1
+
+/** Of the root, which is there already. */
+export function setOwnerModeAndTime(fd: number, stamp: Stamp): void {
+  if (stamp.uid !== 0 || stamp.gid !== 0) fchownat(fd, '', stamp.uid, stamp.gid, AT_EMPTY_PATH)
+  fchmod(fd, stamp.mode)
+  setModified(fd, stamp.seconds, stamp.nanoseconds)
+}
+
+export interface UpperRoot {
+  readonly fd: number
+  /** Something above changes owner or mode of what is made below: nothing is taken for granted. */
+  readonly exact: boolean
+}
+
+/** To be called once for each job, before anything else. `root` stays the caller's. */
+export function beginUpper({ words }: Slots, root: UpperRoot): void {
+  words[FILE] = NONE
+  words[DEPTH] = 0
+  words[EXACT] = root.exact ? 1 : 0
+  words.fill(0, PIECE_WORDS, DIRECTORIES)
+  words[DIRECTORIES] = root.fd
+}
+
+export function upperState({ words }: Slots): UpperState {
+  const pieces = createPieceWriter(words.subarray(PIECE_WORDS, DIRECTORIES))
+  const word = (index: number): number => words[index] ?? NONE
+  const directory = (): number => word(DIRECTORIES + word(DEPTH))
+
+  /** Permissions that something can be made with, so that they need not be set again. */
+  function firstMode(mode: number, otherwise: number): number {
+    return word(EXACT) === 0 && (mode & (umask() | 0o7000)) === 0 ? mode : otherwise
+  }
+  function setOwner(fd: number, { uid, gid }: Stamp): void {
+    if (uid !== 0 || gid !== 0 || word(EXACT) !== 0) fchownat(fd, '', uid, gid, AT_EMPTY_PATH)
+  }
+  function finish(fd: number, stamp: Stamp, made: number): void {
+    setOwner(fd, stamp)
+    // After the owner: a change of that takes setuid and setgid away.
+    if (made !== stamp.mode) fchmod(fd, stamp.mode)
+    setModified(fd, stamp.seconds, stamp.nanoseconds)
+  }
+  function create(name: string, mode: number): number {
+    return openat(directory(), name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
+  }
+
+  function copyFrom(from: { readonly fd: number; readonly path: string }, name: string, stamp: Stamp): void {
+    const source = openat(from.fd, from.path, O_RDONLY | O_NOFOLLOW)
+    try {
+      const made = firstMode(stamp.mode, 0o600)
+      const fd = create(name, made)
+      try {
+        const buffer = Buffer.allocUnsafe(1 << 18)
+        for (let count = 1; count > 0; ) {
+          count = readSync(source, buffer, 0, buffer.length, null)
+          for (let at = 0; at < count; ) at += writeSync(fd, buffer, at, count - at)
+        }
+        finish(fd, stamp, made)
+      } finally {
+        closeSync(fd)
+      }
+    } finally {
+      closeSync(source)
+    }
+  }
+
+  return {
+    get directory() {
+      return directory()
+    },
+    get file() {
+      return word(FILE)
+    },
+    enter(name, stamp, opaque) {
+      const parent = directory()
+      mkdirat(parent, name, firstMode(stamp.mode, 0o700))
+      const fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+      words[DEPTH] = word(DEPTH) + 1
+      words[DIRECTORIES + word(DEPTH)] = fd
+      if (opaque) fsetxattr(fd, OPAQUE_ATTRIBUTE, OPAQUE_VALUE)
+    },
+    leave(stamp) {
+      // Only now: a setgid directory would hand its group down.
+      const fd = directory()
+      finish(fd, stamp, firstMode(stamp.mode, 0o700))
+      words[DEPTH] = word(DEPTH) - 1
+      closeSync(fd)
+    },
+    putFile(name, stamp, content) {
+      const made = firstMode(stamp.mode, 0o600)
+      const fd = create(name, made)
+      try {
+        for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at)
+        finish(fd, stamp, made)
+      } finally {
+        closeSync(fd)
+      }
+    },
+    openFile(name, stamp, size) {
+      words[FILE] = create(name, firstMode(stamp.mode, 0o600))
+      pieces.begin(size)
+    },
+    addToFile: (content) => pieces.write(word(FILE), content),
+    closeFile(stamp) {
+      const fd = word(FILE)
+      finish(fd, stamp, firstMode(stamp.mode, 0o600))
+      words[FILE] = NONE
+      closeSync(fd)
+    },
+    putLink(name, from, stamp) {
+      try {
+        linkat(from.fd, from.path, directory(), name)
+      } catch (error) {
+        if (!hasErrno(error, 'EMLINK')) throw error
+        copyFrom(from, name, stamp)
+      }
+    },
+    putSymlink(name, target, stamp) {
+      const parent = directory()
+      symlinkat(target, parent, name)
+      const { uid, gid } = stamp
+      if (uid !== 0 || gid !== 0 || word(EXACT) !== 0) fchownat(parent, name, uid, gid)
+      setModifiedAt(parent, name, stamp.seconds, stamp.nanoseconds)
+    },
+    putNode(name, format, { major, minor }, stamp) {
+      const parent = directory()
+      mknodat(parent, name, format | 0o600, major, minor)
+      const { uid, gid } = stamp
+      if (uid !== 0 || gid !== 0 || word(EXACT) !== 0) fchownat(parent, name, uid, gid)
+      fchmodat(parent, name, stamp.mode)
+      setModifiedAt(parent, name, stamp.seconds, stamp.nanoseconds)
+    },
+    closeAll() {
+      if (word(FILE) !== NONE) closeSync(word(FILE))
+      words[FILE] = NONE
+      for (let depth = word(DEPTH); depth > 0; depth -= 1) closeSync(word(DIRECTORIES + depth))
+      words[DEPTH] = 0
+    },
+  }
+}
