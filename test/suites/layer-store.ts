@@ -107,6 +107,16 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       })
     })
 
+    test('records a diff ID that several find at the same time', async () => {
+      const content = unique()
+      const layer = await publishContent(store, lease, content, { diffId: null, tarSize: null })
+      const record = () => store.layers.setDiffId(layer.id, diffIdOf(content), 16)
+      await Promise.all(Array.from({ length: 8 }, record))
+      expect(await store.layers.hold([layer.id], lease)).toEqual([
+        { ...layer, diffId: diffIdOf(content), tarSize: 16 },
+      ])
+    })
+
     test('holds all of the layers or none', async () => {
       const [a, b] = [
         await publishContent(store, lease, unique()),

@@ -52,6 +52,9 @@ const unsharePaths = ['/usr/bin/unshare', '/bin/unshare']
 const startTimeout = 40_000
 const closeTimeout = 15_000
 
+/** It keeps next to nothing: a small nursery, and one thread for what V8 does beside, are enough. */
+const memoryFlags = ['--max-semi-space-size=1', '--v8-pool-size=1']
+
 /** Starts the program in a mount namespace of its own; before it has its settings it does nothing. */
 export function spawnLauncher(entry: string): SpawnedLauncher {
   const unshare = unsharePaths.find((path) => existsSync(path))
@@ -63,7 +66,7 @@ export function spawnLauncher(entry: string): SpawnedLauncher {
   // Mounts of the host still arrive (and leave), so that a disk mounted later can be a build context.
   const child = spawn(
     unshare,
-    ['--mount', '--propagation', 'slave', '--', readlinkSync('/proc/self/exe'), entry],
+    ['--mount', '--propagation', 'slave', '--', readlinkSync('/proc/self/exe'), ...memoryFlags, entry],
     { cwd: '/', env: toolEnvironment, detached: true, stdio: ['pipe', 'pipe', 'pipe'] },
   )
   const ended = once(child, 'close').then(() => undefined)

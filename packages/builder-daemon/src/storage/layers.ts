@@ -153,6 +153,7 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     await database.write('markDamaged', { ids: [id] })
   }
 
+  const recording = new Map<LayerId, Promise<void>>()
   const setDiffId: LayerStore['setDiffId'] = async (id, diffId, tarSize, contentId) => {
     const now = deps.clock.now()
     const params = { id, diffId, tarSize, contentId: contentId ?? null, now }
@@ -160,11 +161,25 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     const row = layerRow(database.read, id)
     if (row === undefined) return
     const directory = layerDirectory(layout, id)
-    await attempt('recording a diff ID', async () => {
-      await writeMeta(directory, layerMeta(row, deps.clock.now()))
-      if (deps.durability === 'strict') await flushFile(join(directory, metaName))
-      else deps.flusher.later(id)
-    })
+    await attempt('recording a diff ID', () =>
+      inTurn(id, async () => {
+        await writeMeta(directory, layerMeta(row, deps.clock.now()))
+        if (deps.durability === 'strict') await flushFile(join(directory, metaName))
+        else deps.flusher.later(id)
+      }),
+    )
+  }
+
+  /** Work on the directory of a layer, one after the other; several builds may hash it at the same time. */
+  async function inTurn(id: LayerId, work: () => Promise<void>): Promise<void> {
+    const before = recording.get(id)
+    const own = before === undefined ? work() : before.then(work, work)
+    recording.set(id, own)
+    try {
+      await own
+    } finally {
+      if (recording.get(id) === own) recording.delete(id)
+    }
   }
 
   const contentIds: LayerStore['contentIds'] = async (ids) => layerContents(database.read, ids)

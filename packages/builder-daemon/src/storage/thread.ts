@@ -31,7 +31,11 @@ interface Running {
 }
 
 function start(entry: URL, data: StoreThreadData, on: { notice(error: Error): void; end(): void }): Running {
-  const worker = new Worker(entry, { workerData: data, name: `store-${data.role}` })
+  const worker = new Worker(entry, {
+    ...{ workerData: data, name: `store-${data.role}` },
+    // What it makes is short-lived and small; a small nursery is memory saved, once for each thread.
+    resourceLimits: { maxYoungGenerationSizeMb: 2 },
+  })
   const waiting = new Map<number, Waiting>()
   let isClosing = false
   let cause: Error | undefined

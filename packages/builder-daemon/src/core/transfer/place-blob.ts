@@ -1,6 +1,7 @@
 import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Digest } from '@isula-build/shared/oci/digest.js'
 import type { LayerCompression } from '@isula-build/shared/oci/media-types.js'
+import type { HeldBlob } from '../../ports/blob-files.js'
 import type {
   CompressLayerParams,
   CompressLayerResult,
@@ -68,8 +69,8 @@ export async function placeLayer(
   }
   call.onLog(`Copying blob ${layer.diffId}`)
   await wanted.after
-  using file = await services.files.create(call.access.uid)
-  const made = await compressed(layer, wanted, file.path, services, call)
+  using file = await compressed(layer, wanted, services, call)
+  const { made } = file
   await memory.rememberBlob(layer.diffId, made)
   const isNew = !missing.has(made.digest)
   if (isNew && (await isThere(made.digest, endpoint, services, call))) return made
@@ -137,26 +138,41 @@ async function upload(
   await memory.rememberPlace(call.access.uid, endpoint.host, endpoint.repository, [digest])
 }
 
-/** The store learns of damage, so that storing the content again replaces the layer. */
+/** A blob that was made here. */
+interface MadeBlob extends HeldBlob {
+  readonly made: LayerBlob
+}
+
+/**
+ * Big layers have their turn in the order in which this is called. The store learns of damage, so that storing the
+ * content again replaces the layer.
+ */
 async function compressed(
   layer: SavedLayer,
   { compression, level }: WantedLayer,
-  file: string,
-  { layers, workers }: TransferServices,
+  services: TransferServices,
   call: TransferCall,
-): Promise<LayerBlob> {
+): Promise<MadeBlob> {
+  const { workers, files } = services
   const { id, directory: layerDirectory, keepsHeaders, diffId } = layer
-  const params = { layerDirectory, keepsHeaders, expectedDiffId: diffId, compression, level, file }
-  const isBig = layer.size >= worthHelp && compression === 'gzip'
-  try {
-    const { digest, size, recipe } = await (isBig
-      ? inPairs(workers, (shared) => withHelp({ ...params, shared }, workers, call.signal))
-      : workers.run('compressLayer', params, call.signal))
-    return { digest, size, compression, recipe }
-  } catch (error) {
-    if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) await layers.reportDamage(id)
-    throw error
+  const params = { layerDirectory, keepsHeaders, expectedDiffId: diffId, compression, level }
+  const inFile = async (shared: SharedArrayBuffer | undefined): Promise<MadeBlob> => {
+    const held = await files.create(call.access.uid)
+    try {
+      const whole = { ...params, file: held.path }
+      const { digest, size, recipe } = await (shared === undefined
+        ? workers.run('compressLayer', whole, call.signal)
+        : withHelp({ ...whole, shared }, workers, call.signal))
+      const made = { digest, size, compression, recipe }
+      return { made, path: held.path, [Symbol.dispose]: () => held[Symbol.dispose]() }
+    } catch (error) {
+      held[Symbol.dispose]()
+      if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) await services.layers.reportDamage(id)
+      throw error
+    }
   }
+  const isBig = layer.size >= worthHelp && compression === 'gzip'
+  return isBig ? await inPairs(workers, inFile) : await inFile(undefined)
 }
 
 /** Ends when nobody uses the shared memory any more. Without a thread that is free the helper never starts. */
