@@ -184,7 +184,7 @@ export function createFakeDaemon({ time, random, slots: limit }: FakeDaemonOptio
           downloads: { fetch: () => Promise.reject(new Error('no downloads')) },
         },
         ...{ executions, buildId: name, uid, order: mine, lease, retainLease: shared.retain, progress },
-        signal: AbortSignal.any([signal, over.signal]),
+        ...{ signal: AbortSignal.any([signal, over.signal]), imports: undefined },
         contexts: {
           get: async () => ({
             ...{ root: { access: 'direct', fd: mine }, ignore: [], ignoreFile: undefined },

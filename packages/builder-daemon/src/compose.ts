@@ -42,6 +42,7 @@ import { createResolverOpener } from './service/build-resolver.js'
 import { createRunSession } from './service/build-session.js'
 import { createBuilderCore } from './service/builder-core.js'
 import { createCacheCollector } from './service/cache-collector.js'
+import { createCacheExchange } from './service/cache-exchange.js'
 import { createListWriter } from './service/list-outputs.js'
 import { createContextOpener } from './service/open-contexts.js'
 import { createOutputWriter, type Engines } from './service/outputs.js'
@@ -210,6 +211,7 @@ export async function composeDaemon(
           statTables: join(config.dataRoot, 'stat'),
         }),
         openResolver: createResolverOpener(transfers),
+        caches: createCacheExchange({ pushes: transfers, files, clock }),
         writeOutputs: createOutputWriter({ archives, pushes: transfers, engines, clock }),
         writeList: createListWriter({ archives, pushes: { ...transfers, lists } }),
         requireRunnable: async (wanted) => requireRunnable(wanted, platform),

@@ -126,15 +126,20 @@ function cacheSource({ location }: WireCacheSource): CacheSource {
   }
 }
 
-function cacheTarget({ location, mode: asked }: WireCacheTarget): CacheTarget {
-  const mode = checkChoice(asked, 'cache mode', ['min', 'max'])
+function cacheTarget({ location, ignoreError, ...asked }: WireCacheTarget): CacheTarget {
+  const mode = checkChoice(asked.mode, 'cache mode', ['min', 'max'])
+  const compression =
+    asked.compression === ''
+      ? undefined
+      : checkChoice(asked.compression, 'cache compression', ['gzip', 'zstd'])
+  const rest = { mode, compression, ignoreError }
   switch (location?.case) {
     case 'reference':
-      return { kind: 'registry', reference: location.value, mode }
+      return { kind: 'registry', reference: location.value, ...rest }
     case 'directory': {
       const { path, parentDev, parentInode } = location.value
       const parent = identityOf(parentDev, parentInode)
-      return { kind: 'directory', path: checkPath(path, 'cache'), parent, mode }
+      return { kind: 'directory', path: checkPath(path, 'cache'), parent, ...rest }
     }
     case undefined:
       throw invalid('a cache to write has no place')

@@ -169,6 +169,8 @@ describe('Build', () => {
           {
             location: { case: 'directory', value: { path: '/d', parentDev: 7n, parentInode: 8n } },
             mode: 'max',
+            compression: 'zstd',
+            ignoreError: true,
           },
         ],
       },
@@ -221,8 +223,15 @@ describe('Build', () => {
         { kind: 'directory', path: '/c', expected: { dev: 5n, ino: 6n } },
       ],
       cacheTo: [
-        { kind: 'registry', reference: 'h/c', mode: 'min' },
-        { kind: 'directory', path: '/d', parent: { dev: 7n, ino: 8n }, mode: 'max' },
+        { kind: 'registry', reference: 'h/c', mode: 'min', compression: undefined, ignoreError: false },
+        {
+          kind: 'directory',
+          path: '/d',
+          parent: { dev: 7n, ino: 8n },
+          mode: 'max',
+          compression: 'zstd',
+          ignoreError: true,
+        },
       ],
       noCacheFilter: ['base', '2'],
     })

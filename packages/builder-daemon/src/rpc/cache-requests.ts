@@ -10,7 +10,13 @@ export type CacheSource =
   | { readonly kind: 'directory'; readonly path: string; readonly expected: FileIdentity | undefined }
 
 /** `min`: what the image consists of; `max`: the results of all steps. */
-export type CacheTarget = { readonly mode: 'min' | 'max' } & (
+export type CacheTarget = {
+  readonly mode: 'min' | 'max'
+  /** undefined: gzip, or what a layer came as. */
+  readonly compression: 'gzip' | 'zstd' | undefined
+  /** A build whose cache could not be written is no failure. */
+  readonly ignoreError: boolean
+} & (
   | { readonly kind: 'registry'; readonly reference: string }
   /** Made, or added to, as the caller; `parent` as in OutputTarget. */
   | { readonly kind: 'directory'; readonly path: string; readonly parent: FileIdentity | undefined }

@@ -119,12 +119,6 @@ function requireAllowed(options: BuildOptions, caller: Caller, policy: Privilege
   requireCapabilities(options.capAdd)
   if (options.capAdd.length > 0) requirePrivilege(caller, policy, '--cap-add')
   if (options.isolation === 'chroot') requirePrivilege(caller, policy, '--isolation chroot')
-  refuseCaches(options)
-}
-
-function refuseCaches({ cacheFrom, cacheTo }: BuildOptions): void {
-  if (cacheFrom.length === 0 && cacheTo.length === 0) return
-  throw new BuilderError('ISB_UNSUPPORTED', 'importing and exporting the build cache is not supported yet')
 }
 
 /** As the original names it: digest of the Dockerfile and the time. */

@@ -1,7 +1,7 @@
 import { createHash, createHmac } from 'node:crypto'
 import { open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { runBuild } from '../core/build/build.js'
+import { runBuild, type SolvedPlan } from '../core/build/build.js'
 import type { SessionEnvironment } from '../core/build/plan-environment.js'
 import type { BuildProgress } from '../core/build/progress.js'
 import { proxyArguments } from '../core/plan/options.js'
@@ -17,6 +17,7 @@ import type { Lease } from '../ports/layer-store.js'
 import type { BuildClient, BuildOptions, BuildOutcome } from '../rpc/handlers.js'
 import { createAgentSockets } from './agent-sockets.js'
 import type { RunSession } from './build-operations.js'
+import type { CacheExchange } from './cache-exchange.js'
 import { requireListOutputs } from './list-outputs.js'
 import { ownedImages } from './owned-images.js'
 import { buildPlatforms, planOptions } from './plan-options.js'
@@ -49,6 +50,7 @@ export interface SessionDeps {
     readonly lease: Lease
     readonly onLog: (line: string) => void
   }) => ImageResolver
+  readonly caches: CacheExchange
   /** Makes the outputs asked for and the iidfile. */
   readonly writeOutputs: (call: FinishedBuild & { readonly record: ImageRecord }) => Promise<void>
   /** The same for images of several platforms: makes the list that they are under the names of the build. */
@@ -92,10 +94,13 @@ export function createRunSession(deps: SessionDeps): RunSession {
         ...{ ids: options.sshAgents, client, log: deps.ports.log },
         directory: join(deps.agentRoot, basename(session.spools)),
       })
+      const stopped = AbortSignal.any([signal, over.signal])
+      const imports = deps.caches.open({ options, client, caller, lease, progress, signal: stopped })
+      let solved: readonly SolvedPlan[] = []
       const environment = (sealed: ReadonlySet<VertexId>): SessionEnvironment => ({
         ...{ ports: deps.ports, executions: deps.executions, buildId: session.id, uid: caller.uid, order },
         ...{ lease, retainLease: shared.retain, progress, contexts, sealed },
-        signal: AbortSignal.any([signal, over.signal]),
+        ...{ signal: stopped, imports },
         noCache: options.noCache,
         fixedTime: options.fixedTime,
         addCapabilities: options.capAdd,
@@ -130,15 +135,21 @@ export function createRunSession(deps: SessionDeps): RunSession {
           progress,
           environment,
           requireRunnable: deps.requireRunnable,
+          onSolved: (plans) => {
+            solved = plans
+          },
         },
         signal,
       )
       const finished = { options, client, caller, lease, progress, signal }
       const [record] = records
       if (record === undefined) throw new Error('a build without an image')
-      if (records.length > 1) return await deps.writeList({ ...finished, records, names: session.names })
-      await deps.writeOutputs({ ...finished, record })
-      return outcome(record)
+      const ended =
+        records.length > 1
+          ? await deps.writeList({ ...finished, records, names: session.names })
+          : await deps.writeOutputs({ ...finished, record }).then(() => outcome(record))
+      await deps.caches.write(solved, finished)
+      return ended
     } finally {
       over.abort()
       await release()

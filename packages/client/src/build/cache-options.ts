@@ -26,12 +26,14 @@ function cacheSource(text: string): CacheSource {
 }
 
 function cacheTarget(text: string): CacheTarget {
-  const { location, mode } = parseCacheTo(text)
-  if (location.kind === 'registry')
-    return { location: { case: 'reference', value: location.reference }, mode }
+  const { location, mode, compression = '', ignoreError } = parseCacheTo(text)
+  const rest = { mode, compression, ignoreError }
+  if (location.kind === 'registry') {
+    return { location: { case: 'reference', value: location.reference }, ...rest }
+  }
   const path = resolve(location.path)
   const { dev, ino } = directoryStat(dirname(path))
-  return { location: { case: 'directory', value: { path, parentDev: dev, parentInode: ino } }, mode }
+  return { location: { case: 'directory', value: { path, parentDev: dev, parentInode: ino } }, ...rest }
 }
 
 function directoryStat(path: string): { readonly dev: bigint; readonly ino: bigint } {

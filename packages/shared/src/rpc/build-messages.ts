@@ -60,6 +60,8 @@ export type CacheSource = Decoded<typeof CacheSource>
 export const CacheTarget = message(name('CacheTarget'), {
   location: oneOf({ reference: when(1, text), directory: when(2, FileDestination) }),
   mode: field(3, text),
+  compression: field(4, text),
+  ignoreError: field(5, bool),
 })
 export type CacheTarget = Decoded<typeof CacheTarget>
 export const CacheOptions = message(name('CacheOptions'), {

@@ -2,6 +2,8 @@ import { expect, test } from 'vitest'
 import { isBuilderError } from '../errors/builder-error.js'
 import { parseCacheFrom, parseCacheTo } from './cache-spec.js'
 
+const plain = { compression: undefined, ignoreError: false }
+
 function failure(parse: (text: string) => unknown, text: string): string {
   try {
     parse(text)
@@ -22,11 +24,14 @@ test('a cache to read is a registry or a directory', () => {
 
 test('a cache to write has a mode, min when nothing is said', () => {
   const directory = { kind: 'directory', path: '/c' }
-  expect(parseCacheTo('type=local,dest=/c')).toEqual({ location: directory, mode: 'min' })
-  expect(parseCacheTo('type=local,dest=/c,mode=max')).toEqual({ location: directory, mode: 'max' })
+  expect(parseCacheTo('type=local,dest=/c')).toEqual({ location: directory, mode: 'min', ...plain })
+  expect(parseCacheTo('type=local,dest=/c,mode=max')).toEqual({ location: directory, mode: 'max', ...plain })
+  expect(parseCacheTo('type=local,dest=/c,compression=zstd,ignore-error=true')).toEqual({
+    ...{ location: directory, mode: 'min', compression: 'zstd', ignoreError: true },
+  })
   expect(parseCacheTo('app/cache')).toEqual({
     location: { kind: 'registry', reference: 'app/cache' },
-    mode: 'min',
+    ...{ mode: 'min', ...plain },
   })
 })
 
@@ -48,6 +53,12 @@ test.each([
 })
 
 test('--cache-to knows two modes', () => {
+  expect(failure(parseCacheTo, 'type=local,dest=/c,compression=xz')).toBe(
+    'ISB_ARGUMENT_INVALID --cache-to compression "xz" is not supported Use gzip or zstd.',
+  )
+  expect(failure(parseCacheTo, 'type=local,dest=/c,ignore-error=1')).toMatch(
+    /^ISB_ARGUMENT_INVALID --cache-to ignore-error "1" is not true or false/,
+  )
   expect(failure(parseCacheTo, 'type=local,dest=/c,mode=all')).toBe(
     'ISB_ARGUMENT_INVALID --cache-to mode "all" is not supported Use mode=min or mode=max.',
   )

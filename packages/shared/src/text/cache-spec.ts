@@ -20,11 +20,14 @@ interface Syntax {
   readonly keys: Readonly<Record<string, readonly string[]>>
 }
 
+/** Keys of every cache that is written. */
+const written = ['mode', 'compression', 'ignore-error']
+
 const from: Syntax = { flag: 'cache-from', path: 'src', keys: { registry: ['ref'], local: ['src'] } }
 const to: Syntax = {
   flag: 'cache-to',
   path: 'dest',
-  keys: { registry: ['ref', 'mode'], local: ['dest', 'mode'] },
+  keys: { registry: ['ref', ...written], local: ['dest', ...written] },
 }
 /** Kinds of BuildKit's that need a service of their own. */
 const foreign = ['inline', 'gha', 's3', 'azblob']
@@ -37,14 +40,35 @@ export function parseCacheFrom(text: string): CacheLocation {
   return locationOf(fieldsOf(text, from), from)
 }
 
-/** `--cache-to`: as `--cache-from`, with `dest=` for `src=` and `mode=min` (also without it) or `mode=max`. */
-export function parseCacheTo(text: string): { readonly location: CacheLocation; readonly mode: CacheMode } {
+export interface CacheDestination {
+  readonly location: CacheLocation
+  readonly mode: CacheMode
+  /** undefined: gzip, or what a layer came as. */
+  readonly compression: 'gzip' | 'zstd' | undefined
+  /** The build does not fail when the cache cannot be written. */
+  readonly ignoreError: boolean
+}
+
+/**
+ * `--cache-to`: as `--cache-from`, with `dest=` for `src=`, `mode=min` (also without it) or `mode=max`,
+ * `compression=gzip` or `zstd`, `ignore-error=true`.
+ */
+export function parseCacheTo(text: string): CacheDestination {
   const fields = fieldsOf(text, to)
   const mode = fields.get('mode') ?? 'min'
   if (mode !== 'min' && mode !== 'max') {
     throw invalid(`--cache-to mode ${JSON.stringify(mode)} is not supported`, 'Use mode=min or mode=max.')
   }
-  return { location: locationOf(fields, to), mode }
+  const compression = fields.get('compression')
+  if (compression !== undefined && compression !== 'gzip' && compression !== 'zstd') {
+    const shown = JSON.stringify(compression)
+    throw invalid(`--cache-to compression ${shown} is not supported`, 'Use gzip or zstd.')
+  }
+  const ignoring = fields.get('ignore-error') ?? 'false'
+  if (ignoring !== 'true' && ignoring !== 'false') {
+    throw invalid(`--cache-to ignore-error ${JSON.stringify(ignoring)} is not true or false`)
+  }
+  return { location: locationOf(fields, to), mode, compression, ignoreError: ignoring === 'true' }
 }
 
 function fieldsOf(text: string, syntax: Syntax): Fields {

@@ -38,6 +38,8 @@ export interface BuildServices {
   readonly environment: (sealed: ReadonlySet<VertexId>) => SessionEnvironment
   /** Fails with ISB_PLATFORM_UNSUPPORTED when programs for this platform cannot be run here. */
   readonly requireRunnable: (platform: Platform) => Promise<void>
+  /** Hears what was done once all of it is stored. */
+  readonly onSolved?: (plans: readonly SolvedPlan[]) => void
 }
 
 /**
@@ -84,21 +86,24 @@ export async function runBuild(
   }
   try {
     const records: ImageRecord[] = []
-    for (const solved of await solveAll(work, signal)) {
+    const plans = await solveAll(work, signal)
+    for (const solved of plans) {
       records.push(await commitSolved(solved, input, services, signal))
     }
+    services.onSolved?.(plans)
     return records
   } finally {
     for (const { environment } of work) await environment.remember()
   }
 }
 
-interface PlannedWork {
+export interface PlannedWork {
   readonly plan: Plan
   readonly environment: PlanEnvironment
 }
 
-interface SolvedPlan extends PlannedWork {
+/** A plan of which every vertex is done. */
+export interface SolvedPlan extends PlannedWork {
   readonly results: ReadonlyMap<VertexId, Snapshot>
 }
 

@@ -7,7 +7,7 @@ import { createExplainer } from '../solve/explain.js'
 import { createLayerStates } from '../solve/states.js'
 
 /** What a session knows of the environment of its vertices. */
-export type SessionEnvironment = Omit<BuildEnvironment, 'noCacheStages' | 'states' | 'explainer'>
+export type SessionEnvironment = Omit<BuildEnvironment, 'noCacheStages' | 'states' | 'facts' | 'explainer'>
 
 export interface PlanEnvironment extends BuildEnvironment {
   /** Keeps what the steps were for the next build of the project, and waits for what looks into layers. */
@@ -29,7 +29,7 @@ export async function completeEnvironment(
   const services = { cache, layers, workers, lease, log }
   const explainer = createExplainer(plan, { before, isUncached }, services)
   return {
-    ...{ ...session, noCacheStages, explainer },
+    ...{ ...session, noCacheStages, explainer, facts: new Map() },
     states: createLayerStates({
       layers,
       lease,

@@ -79,6 +79,9 @@ function query(more: Partial<CacheQuery> = {}): CacheQuery {
   }
 }
 
+const find = (where: BuildEnvironment, what: CacheQuery) =>
+  findCached(where, what, new AbortController().signal)
+
 function record(parent: LayerId, more: Partial<StoredRecord> = {}): StoredRecord {
   return {
     ...cacheRecord('s', made, { contentKey: 'c' }),
@@ -88,20 +91,20 @@ function record(parent: LayerId, more: Partial<StoredRecord> = {}): StoredRecord
 }
 
 test('with nothing known nothing is read and nothing waited for', async () => {
-  expect(await findCached(environment(), query())).toEqual({ hit: undefined, known: false, evicted: [] })
+  expect(await find(environment(), query())).toEqual({ hit: undefined, known: false, evicted: [] })
   expect(asked).toEqual([])
 })
 
 test('over the same layers the same content is found, and nothing is hashed', async () => {
   known = [record(base, { contentKey: 'old' }), record(base, { id: 2 }), record(other, { id: 3 })]
-  const { hit } = await findCached(environment(), query())
+  const { hit } = await find(environment(), query())
   expect(hit).toMatchObject({ own: { id: made }, record: 2, contentKey: 'c' })
   expect([asked.filter((line) => line !== 'content'), stored]).toEqual([[], []])
 })
 
 test('over other layers that hold the same it is found, and stored for these', async () => {
   known = [record(other, { state: undefined })]
-  const { hit } = await findCached(environment(), query())
+  const { hit } = await find(environment(), query())
   expect(hit).toMatchObject({ own: { id: made }, record: 100 })
   expect(asked[0]).toBe('hash 1')
   expect(asked[1]).toBe('hash 2')
@@ -113,7 +116,7 @@ test('over other layers that hold the same it is found, and stored for these', a
 test('layers that hold something else, or are gone, give nothing, and the content is not read for them', async () => {
   contents.set(other, 'content:other')
   known = [record(other), record(gone, { id: 2 })]
-  expect((await findCached(environment(), query())).hit).toBe(undefined)
+  expect((await find(environment(), query())).hit).toBe(undefined)
   expect(asked).not.toContain('content')
   expect(stored).toEqual([])
 })
@@ -122,7 +125,7 @@ test('stacks that cannot hold the same are told apart without hashing', async ()
   recorded = new Set([base, other])
   contents.set(other, 'content:other')
   known = [record(other), record(base, { id: 2, origin: { parent: [base, stage], inputs: [] } })]
-  expect((await findCached(environment(), query())).hit).toBe(undefined)
+  expect((await find(environment(), query())).hit).toBe(undefined)
   expect(asked).toEqual([])
 })
 
@@ -132,27 +135,27 @@ test('what was removed, or cannot be had, is passed over, and told', async () =>
     record(other, { usable: false, layer: null, evictedAt: 6 }),
     record(base, { id: 2, layer: gone }),
   ]
-  expect(await findCached(environment(), query())).toEqual({
+  expect(await find(environment(), query())).toEqual({
     ...{ hit: undefined, known: true, evicted: [{ contentKey: 'c', at: 5 }], similar: gone },
   })
 })
 
 test('that nothing changed is a result, too', async () => {
   known = [record(base, { layer: null })]
-  expect((await findCached(environment(), query())).hit).toMatchObject({ own: null, record: 1 })
+  expect((await find(environment(), query())).hit).toMatchObject({ own: null, record: 1 })
 })
 
 test('without the cache nobody is asked', async () => {
   known = [record(base)]
   for (const more of [{ noCache: true }, { noCacheStages: new Set([2]) }]) {
-    expect((await findCached(environment(more), query())).known).toBe(false)
+    expect((await find(environment(more), query())).known).toBe(false)
   }
-  expect((await findCached(environment({ noCacheStages: new Set([1]) }), query())).known).toBe(true)
+  expect((await find(environment({ noCacheStages: new Set([1]) }), query())).known).toBe(true)
 })
 
 test("another user's record becomes the user's own", async () => {
   known = [record(base, { foreign: true })]
-  expect((await findCached(environment(), query())).hit?.record).toBe(100)
+  expect((await find(environment(), query())).hit?.record).toBe(100)
   expect(stored).toHaveLength(1)
 })
 
@@ -162,9 +165,9 @@ test('a copy from a stage is found by the stage, else by what it copies', async 
     readsInputsOnly: true,
   })
   known = [record(base, { origin: { parent: [base], inputs: [[stage]] } })]
-  expect((await findCached(environment(), query(from(stage)))).hit?.record).toBe(1)
+  expect((await find(environment(), query(from(stage)))).hit?.record).toBe(1)
   expect(asked).toEqual([])
-  expect((await findCached(environment(), query(from(other)))).hit?.record).toBe(100)
+  expect((await find(environment(), query(from(other)))).hit?.record).toBe(100)
   expect(asked).toEqual(['content'])
 })
 
@@ -175,11 +178,11 @@ test('binds of stages are found by the stages, else by what they show', async ()
   }
   const bound = (id: LayerId): CacheQuery => query({ inputs: [imageSnapshot([id])], inputsKey })
   known = [record(base, { origin: { parent: [base], inputs: [[stage]] } })]
-  expect((await findCached(environment(), bound(stage))).hit?.record).toBe(1)
+  expect((await find(environment(), bound(stage))).hit?.record).toBe(1)
   expect(asked).toEqual(['content'])
-  expect((await findCached(environment(), bound(other))).hit?.record).toBe(100)
+  expect((await find(environment(), bound(other))).hit?.record).toBe(100)
   expect(asked.slice(2)).toEqual(['inputs 4', 'learn [{"id":1,"inputsKey":"shown"}]', 'inputs 2'])
-  expect((await findCached(environment(), bound(made))).hit).toBe(undefined)
+  expect((await find(environment(), bound(made))).hit).toBe(undefined)
 })
 
 test('taint goes from a state, an input or the step itself into the record', async () => {

@@ -3,7 +3,8 @@ import type { LayerId } from '../../ports/layer-store.js'
 import type { VertexId } from '../plan/plan.js'
 import { digestKeys } from './cache-key.js'
 import type { BuildEnvironment, OwnLayer, Snapshot } from './environment.js'
-import { holdCached } from './layer-result.js'
+import type { ImportedCache } from './imported-cache.js'
+import { holdCached, type SnapshotMarks } from './layer-result.js'
 
 /** A vertex as the cache sees it. */
 export interface CacheQuery {
@@ -34,6 +35,8 @@ export interface CacheAnswer {
 
 export interface CachedResult {
   readonly own: OwnLayer | null
+  /** A record of elsewhere gave it. */
+  readonly imported: boolean
   readonly record: number | undefined
   readonly contentKey: string
 }
@@ -52,11 +55,22 @@ const hashedStates = 8
 /**
  * Looks for a result of the vertex. Over the very layers it stands on one is found at once. Else what was
  * made over other layers counts when they hold the same: only then is anything waited for or hashed. What
- * is found so is stored for these layers, too, so that it is found at once the next time.
+ * is found so is stored for these layers, too, so that it is found at once the next time. Imported records
+ * come last.
  */
-export async function findCached(environment: BuildEnvironment, query: CacheQuery): Promise<CacheAnswer> {
-  const { ports, uid } = environment
+export async function findCached(
+  environment: BuildEnvironment,
+  query: CacheQuery,
+  signal: AbortSignal,
+): Promise<CacheAnswer> {
   if (isUncached(environment, query.vertex.stageIndex)) return nothing
+  const answer = await findOwn(environment, query)
+  if (answer.hit !== undefined || environment.imports === undefined) return answer
+  return { ...answer, hit: await findImported(environment, query, environment.imports, signal) }
+}
+
+async function findOwn(environment: BuildEnvironment, query: CacheQuery): Promise<CacheAnswer> {
+  const { ports, uid } = environment
   const records = await ports.cache.lookup(uid, query.shape, query.parent.layers)
   if (records.length === 0) return nothing
   const evicted = records.flatMap(({ usable, evictedAt, contentKey, origin }) =>
@@ -69,6 +83,24 @@ export async function findCached(environment: BuildEnvironment, query: CacheQuer
     (await firstMatch(environment, query, await sameState(environment, query, elsewhere)))
   const similar = usable.find(({ foreign, layer }) => !foreign && layer !== null)?.layer ?? undefined
   return { hit, known: true, evicted, similar }
+}
+
+async function findImported(
+  environment: BuildEnvironment,
+  query: CacheQuery,
+  imports: ImportedCache,
+  signal: AbortSignal,
+): Promise<CachedResult | undefined> {
+  const { shape, content, readsInputsOnly, inputsKey } = query
+  const found = await imports.find({
+    ...{ shape, content, readsInputsOnly, signal, origin: originOf(query) },
+    needsInputs: inputsKey !== undefined,
+    hash: environment.states.of,
+  })
+  if (found === undefined) return undefined
+  const own = found.layer === null ? null : await holdCached(environment, query.vertex.id, found.layer)
+  if (own === undefined) return undefined
+  return { own, imported: true, record: undefined, contentKey: found.contentKey }
 }
 
 /** Says all that decides what the vertex does, as far as it is known before contexts are read. */
@@ -88,16 +120,27 @@ export async function storeResult(
   made: { readonly contentKey: string; readonly layer: LayerId | null },
 ): Promise<number | undefined> {
   const { ports, uid, states } = environment
-  const { shape, parent, inputs } = query
+  const { shape, parent } = query
+  const { tainted, imported } = marksOf(query)
+  if (imported) return undefined
   return await ports.cache.store(uid, {
     ...{ shape, origin: originOf(query), ...made },
     state: await states.known(parent.layers),
     inputsKey: undefined,
-    tainted: query.tainted || parent.tainted || inputs.some((input) => input.tainted),
+    tainted,
   })
 }
 
-function originOf({ parent, inputs }: CacheQuery): CacheOrigin {
+/** What its result is marked with. */
+export function marksOf({ tainted, parent, inputs }: CacheQuery): SnapshotMarks {
+  const read = [parent, ...inputs]
+  return {
+    tainted: tainted || read.some((one) => one.tainted),
+    imported: read.some((one) => one.imported),
+  }
+}
+
+export function originOf({ parent, inputs }: Pick<CacheQuery, 'parent' | 'inputs'>): CacheOrigin {
   return { parent: parent.layers, inputs: inputs.map(({ layers }) => layers) }
 }
 
@@ -113,7 +156,7 @@ async function firstMatch(
     const { contentKey } = record
     const isOwn = !record.foreign && isOver(query, record.origin)
     const id = isOwn ? record.id : await storeAlias(environment, query, record)
-    return { own, record: id, contentKey }
+    return { own, imported: false, record: id, contentKey }
   }
   return undefined
 }
@@ -193,11 +236,12 @@ async function storeAlias(
 ): Promise<number | undefined> {
   const { ports, uid, states } = environment
   const { shape, contentKey, layer, inputsKey } = record
+  const { tainted, imported } = marksOf(query)
+  if (imported) return undefined
   return await ports.cache.store(uid, {
     ...{ shape, contentKey, layer, inputsKey, origin: originOf(query) },
     state: await states.known(query.parent.layers),
-    tainted:
-      record.tainted || query.tainted || query.parent.tainted || query.inputs.some((one) => one.tainted),
+    tainted: record.tainted || tainted,
   })
 }
 

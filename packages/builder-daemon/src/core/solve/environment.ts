@@ -11,7 +11,8 @@ import type { BuildProgress } from '../build/progress.js'
 import type { VertexId } from '../plan/plan.js'
 import type { StepSlots } from '../queue/step-slots.js'
 import type { Executed } from './executed.js'
-import type { Explainer } from './explain.js'
+import type { Explainer, VertexFacts } from './explain.js'
+import type { ImportedCache } from './imported-cache.js'
 import type { OutputFile, SharedExecutions } from './shared-executions.js'
 import type { SharedLease } from './shared-lease.js'
 import type { LayerStates } from './states.js'
@@ -79,7 +80,11 @@ export interface BuildEnvironment {
   readonly noCache: boolean
   /** Stages of which nothing is taken from the cache. */
   readonly noCacheStages: ReadonlySet<number>
+  /** What other daemons made and this build is to use. Builds with it share their steps with nobody. */
+  readonly imports: ImportedCache | undefined
   readonly states: LayerStates
+  /** What was found out of every vertex that is done. */
+  readonly facts: Map<VertexId, VertexFacts>
   readonly explainer: Explainer
   /** Seconds since the epoch; every entry of a new layer gets this mtime. */
   readonly fixedTime: number | undefined
@@ -108,6 +113,8 @@ export interface Snapshot {
   readonly layers: readonly LayerId[]
   /** A secret, an ssh agent or credentials had a part in it, so it is nobody else's. */
   readonly tainted: boolean
+  /** It stands on imported records, or read what does: nothing of it is stored for other builds. */
+  readonly imported: boolean
   /** What this vertex added; null when it changed nothing. */
   readonly own: OwnLayer | null
 }
@@ -122,7 +129,7 @@ export const emptySnapshot: Snapshot = imageSnapshot([])
 
 /** Layers that are there for everybody. */
 export function imageSnapshot(layers: readonly LayerId[]): Snapshot {
-  return { key: stackKey(layers), layers, tainted: false, own: null }
+  return { key: stackKey(layers), layers, tainted: false, imported: false, own: null }
 }
 
 /** Layer IDs are never used again, so they say what a state is more surely than how it was made. */

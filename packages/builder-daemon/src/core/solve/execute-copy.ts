@@ -3,7 +3,7 @@ import type { LayerId } from '../../ports/layer-store.js'
 import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
 import type { CopyVertex, VertexId } from '../plan/plan.js'
 import { shapeOf } from './cache-key.js'
-import { type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
+import { type CacheQuery, findCached, marksOf, originOf, queryKey, storeResult } from './cached-result.js'
 import { type BuildEnvironment, lowerDirectories, type OwnLayer, type Snapshot } from './environment.js'
 import { type Executed, executedFrom } from './executed.js'
 import {
@@ -88,7 +88,7 @@ async function findOrMake(
     readsInputsOnly: vertex.inputs.every(({ kind }) => kind === 'vertex' || kind === 'inline'),
     tainted: vertex.inputs.some((input) => input.kind === 'url' && redactUrls(input.url) !== input.url),
   }
-  const answer = await findCached(environment, query)
+  const answer = await findCached(environment, query, signal)
   if (answer.hit !== undefined) return executedFrom(query, answer, ownLayers(answer.hit.own))
   return await withStaging(environment, async (staging) => {
     const reuse = await reusable(environment, vertex, answer.similar)
@@ -104,9 +104,12 @@ async function findOrMake(
     const record = await storeResult(environment, query, { contentKey, layer: id })
     const own = ownLayer(environment, vertex.id, id, copied)
     return {
-      snapshot: childSnapshot(parent, own, query.tainted || inputs.some((input) => input.tainted)),
+      snapshot: childSnapshot(parent, own, marksOf(query)),
       cached: false,
-      facts: { shape, contentKey, record, evicted: answer.evicted, sources: ownLayers(own) },
+      facts: {
+        ...{ shape, contentKey, record, evicted: answer.evicted, sources: ownLayers(own) },
+        origin: originOf(query),
+      },
     }
   })
 }

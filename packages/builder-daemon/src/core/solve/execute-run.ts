@@ -4,7 +4,15 @@ import type { ResolveUserResult } from '../../ports/layer-worker.js'
 import type { RunExit, RunSpec } from '../../ports/runtime.js'
 import type { RunVertex, VertexId } from '../plan/plan.js'
 import { shapeOf } from './cache-key.js'
-import { type CacheAnswer, type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
+import {
+  type CacheAnswer,
+  type CacheQuery,
+  findCached,
+  marksOf,
+  originOf,
+  queryKey,
+  storeResult,
+} from './cached-result.js'
 import { type BuildEnvironment, lowerDirectories, lowerLinks, type Snapshot } from './environment.js'
 import { type Executed, executedFrom } from './executed.js'
 import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
@@ -56,7 +64,7 @@ export async function executeRun(
   }
   return await shareStep(environment, wish, async (execution) => {
     if (!needsClient(vertex)) execution.detach()
-    const answer = isRepeatable ? await findCached(environment, query) : unasked
+    const answer = isRepeatable ? await findCached(environment, query, execution.signal) : unasked
     if (answer.hit !== undefined) return executedFrom(query, answer, sources)
     const of = { environment, vertex, results, signal: execution.signal }
     await using mounts = await prepareMounts(of, read)
@@ -90,10 +98,10 @@ export async function executeRun(
         : undefined
       const own = ownLayer(environment, vertex.id, id, sealed, answer.known)
       return {
-        snapshot: childSnapshot(parent, own, query.tainted || inputs.some((input) => input.tainted)),
+        snapshot: childSnapshot(parent, own, marksOf(query)),
         cached: false,
         facts: {
-          ...{ shape, contentKey, record, evicted: answer.evicted, sources },
+          ...{ shape, contentKey, record, evicted: answer.evicted, sources, origin: originOf(query) },
           isNeverCached: !isRepeatable,
         },
       }

@@ -1,6 +1,6 @@
 import type { VertexId, WorkdirVertex } from '../plan/plan.js'
 import { shapeOf } from './cache-key.js'
-import { type CacheQuery, findCached, queryKey, storeResult } from './cached-result.js'
+import { type CacheQuery, findCached, marksOf, originOf, queryKey, storeResult } from './cached-result.js'
 import { type BuildEnvironment, lowerDirectories, type Snapshot } from './environment.js'
 import { type Executed, executedFrom } from './executed.js'
 import { childSnapshot, ownLayer, parentSnapshot, publishLayer, withStaging } from './layer-result.js'
@@ -33,7 +33,7 @@ async function findOrMake(
 ): Promise<Executed> {
   const { ports, fixedTime } = environment
   const { parent, shape } = query
-  const answer = await findCached(environment, query)
+  const answer = await findCached(environment, query, signal)
   if (answer.hit !== undefined) return executedFrom(query, answer)
   return await withStaging(environment, async (staging) => {
     const lowers = lowerDirectories(ports, parent.layers)
@@ -45,9 +45,11 @@ async function findOrMake(
     const record = await storeResult(environment, query, { contentKey: '', layer: id })
     const own = id === null ? null : ownLayer(environment, vertex.id, id, made)
     return {
-      snapshot: childSnapshot(parent, own, false),
+      snapshot: childSnapshot(parent, own, marksOf(query)),
       cached: false,
-      facts: { shape, contentKey: '', record, evicted: answer.evicted, sources: [] },
+      facts: {
+        ...{ shape, contentKey: '', record, evicted: answer.evicted, sources: [], origin: originOf(query) },
+      },
     }
   })
 }

@@ -18,6 +18,7 @@ export async function executeVertex(
   if (vertex.kind !== 'run') await progress.stepStarted(vertex.step)
   try {
     const executed = await dispatch(environment, vertex, results, signal)
+    environment.facts.set(vertex.id, executed.facts)
     const cache = environment.explainer.executed(vertex, executed)
     await progress.stepFinished(vertex.step, executed.cached ? 'cached' : 'done', cache)
     return executed.snapshot
@@ -36,7 +37,9 @@ async function dispatch(
 ): Promise<Executed> {
   switch (vertex.kind) {
     case 'image': {
-      const facts = { shape: '', contentKey: '', record: undefined, evicted: [], sources: [] }
+      const facts = {
+        ...{ shape: '', contentKey: '', record: undefined, evicted: [], sources: [], origin: undefined },
+      }
       return { snapshot: imageSnapshot(vertex.image.layers), cached: false, facts }
     }
     case 'workdir':

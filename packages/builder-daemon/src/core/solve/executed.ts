@@ -1,5 +1,5 @@
 import type { LayerId } from '../../ports/layer-store.js'
-import type { CacheAnswer, CacheQuery } from './cached-result.js'
+import { type CacheAnswer, type CacheQuery, marksOf, originOf } from './cached-result.js'
 import type { Snapshot } from './environment.js'
 import type { VertexFacts } from './explain.js'
 import { childSnapshot } from './layer-result.js'
@@ -19,10 +19,12 @@ export function executedFrom(
 ): Executed {
   const { hit } = answer
   if (hit === undefined) throw new Error(`the cache has no result of vertex ${query.vertex.id}`)
-  const tainted = query.tainted || query.inputs.some((input) => input.tainted)
+  const { tainted, imported } = marksOf(query)
+  const { shape } = query
+  const { contentKey, record } = hit
   return {
-    snapshot: childSnapshot(query.parent, hit.own, tainted),
+    snapshot: childSnapshot(query.parent, hit.own, { tainted, imported: imported || hit.imported }),
     cached: true,
-    facts: { shape: query.shape, contentKey: hit.contentKey, record: hit.record, evicted: [], sources },
+    facts: { shape, contentKey, record, evicted: [], sources, origin: originOf(query) },
   }
 }

@@ -1,5 +1,5 @@
 import type { CacheReason, StepCache } from '@isula-build/shared/progress/cache-reason.js'
-import type { CacheIndex } from '../../ports/cache-index.js'
+import type { CacheIndex, CacheOrigin } from '../../ports/cache-index.js'
 import type { LayerId, LayerStore, Lease } from '../../ports/layer-store.js'
 import type { LayerWorkers, SourceChanges } from '../../ports/layer-worker.js'
 import type { Logger } from '../../ports/logger.js'
@@ -21,6 +21,8 @@ export interface VertexFacts {
   readonly contentKey: string
   readonly record: number | undefined
   readonly evicted: readonly EvictedResult[]
+  /** What it was executed over; undefined where that is nothing but an image. */
+  readonly origin: CacheOrigin | undefined
   /** Layers beside which lies what was copied of contexts. */
   readonly sources: readonly LayerId[]
   /** Nothing says what an ssh agent answered. */
@@ -58,7 +60,9 @@ export interface ExplainOptions {
 const shownPaths = 5
 
 const hit: StepCache = { status: 'hit' }
-const nothingRead: VertexFacts = { shape: '', contentKey: '', record: undefined, evicted: [], sources: [] }
+const nothingRead: VertexFacts = {
+  ...{ shape: '', contentKey: '', record: undefined, evicted: [], sources: [], origin: undefined },
+}
 
 export function createExplainer(plan: Plan, options: ExplainOptions, services: ExplainServices): Explainer {
   const before = counterparts(plan.steps, decodeMemory(options.before))

@@ -9,6 +9,8 @@ import {
   stackKey,
 } from './environment.js'
 
+export type SnapshotMarks = Pick<Snapshot, 'tainted' | 'imported'>
+
 /** The state a vertex starts from. */
 export function parentSnapshot(parent: VertexId | null, results: ReadonlyMap<VertexId, Snapshot>): Snapshot {
   if (parent === null) return emptySnapshot
@@ -93,9 +95,13 @@ export async function holdCached(
   }
 }
 
-/** What a vertex made of `parent`; `tainted` by what it read besides. */
-export function childSnapshot(parent: Snapshot, own: OwnLayer | null, tainted: boolean): Snapshot {
+/** What a vertex made of `parent`, marked by what it read besides. */
+export function childSnapshot(
+  parent: Snapshot,
+  own: OwnLayer | null,
+  { tainted, imported }: SnapshotMarks,
+): Snapshot {
   const layers = own === null ? parent.layers : [...parent.layers, own.id]
   const key = own === null ? parent.key : stackKey(layers)
-  return { key, layers, tainted: parent.tainted || tainted, own }
+  return { key, layers, tainted: parent.tainted || tainted, imported: parent.imported || imported, own }
 }

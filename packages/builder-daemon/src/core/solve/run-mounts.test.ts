@@ -44,7 +44,13 @@ const cacheMounts: CacheMounts = {
 let staged = 0
 let recorded: readonly StoredRecord[] = []
 const base: Snapshot = {
-  ...{ key: 'key of base', layers: ['l1', 'l2'] as unknown as LayerId[], own: null, tainted: false },
+  ...{
+    key: 'key of base',
+    layers: ['l1', 'l2'] as unknown as LayerId[],
+    own: null,
+    tainted: false,
+    imported: false,
+  },
 }
 const results = new Map<VertexId, Snapshot>([[id('base'), base]])
 

@@ -18,7 +18,8 @@ export interface StepWish {
 
 /**
  * Executes a vertex once for all builds of the user that want it at the same time. What `execute` is given takes the
- * place of the build's own signal. Builds and stages without cache share with nobody.
+ * place of the build's own signal. Builds and stages without cache share with nobody, nor do builds that take results
+ * from elsewhere.
  */
 export async function shareStep(
   environment: BuildEnvironment,
@@ -26,15 +27,16 @@ export async function shareStep(
   execute: (execution: Execution) => Promise<Executed>,
 ): Promise<Executed> {
   const { executions, uid, output, progress } = environment
+  const isAlone = isUncached(environment, vertex.stageIndex) || environment.imports !== undefined
 
   async function take(executed: Executed): Promise<Executed | undefined> {
-    const { own: theirs, tainted } = executed.snapshot
+    const { own: theirs, ...marks } = executed.snapshot
     const own = theirs === null ? null : await holdCached(environment, vertex.id, theirs.id)
-    return own === undefined ? undefined : { ...executed, snapshot: childSnapshot(parent, own, tainted) }
+    return own === undefined ? undefined : { ...executed, snapshot: childSnapshot(parent, own, marks) }
   }
 
   return await executions.steps.run({
-    key: key === undefined || isUncached(environment, vertex.stageIndex) ? undefined : `${uid} ${key}`,
+    key: key === undefined || isAlone ? undefined : `${uid} ${key}`,
     signal,
     retain: environment.retainLease,
     execute,

@@ -79,6 +79,23 @@ export async function placeLayer(
   return made
 }
 
+/** Its blob in a file, which goes when disposed of; nothing is said to anybody. */
+export async function makeLayerBlob(
+  layer: SavedLayer,
+  compression: Compression,
+  services: TransferServices,
+  call: TransferCall,
+): Promise<{ readonly path: string; readonly blob: PlacedBlob } & Disposable> {
+  const file = await compressed(layer, { compression, level: undefined }, services, call)
+  try {
+    await services.memory.rememberBlob(layer.diffId, file.made)
+    return { path: file.path, blob: file.made, [Symbol.dispose]: () => file[Symbol.dispose]() }
+  } catch (error) {
+    file[Symbol.dispose]()
+    throw error
+  }
+}
+
 /** `onReady`: it needs no thread any more. */
 export async function placeConfig(
   config: BlobInfo,
@@ -149,7 +166,7 @@ interface MadeBlob extends HeldBlob {
  */
 async function compressed(
   layer: SavedLayer,
-  { compression, level }: WantedLayer,
+  { compression, level }: Pick<WantedLayer, 'compression' | 'level'>,
   services: TransferServices,
   call: TransferCall,
 ): Promise<MadeBlob> {

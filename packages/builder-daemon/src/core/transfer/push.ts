@@ -5,7 +5,7 @@ import type { ImageRecord } from '../../ports/image-store.js'
 import type { Endpoint } from '../../ports/registry.js'
 import type { LayerBlob } from '../../ports/transfer-memory.js'
 import { checkCompressionLevel, isRecipeOf } from '../image/compression-level.js'
-import { type EncodedManifest, encodeManifest } from '../image/manifest.js'
+import { type BlobInfo, type EncodedManifest, encodeManifest } from '../image/manifest.js'
 import { inParallel } from '../images/in-parallel.js'
 import { layersToSave, type SavedLayer } from '../images/saved-layers.js'
 import { type PlacedBlob, placeConfig, placeLayer, registryCall } from './place-blob.js'
@@ -59,17 +59,42 @@ export async function pushContent(
   checkShape(shape)
   call.onLog('Getting image source signatures')
   const layers = await layersToSave(image, services, call)
+  const { format, config, blobs } = await placeContent(
+    { layers, config: image.configBytes },
+    shape,
+    endpoint,
+    services,
+    call,
+  )
+  return encodeManifest(format, { config, layers: blobs })
+}
+
+export interface PlacedContent {
+  readonly format: ManifestFormat
+  readonly config: BlobInfo
+  /** In the order of the layers. */
+  readonly blobs: readonly PlacedBlob[]
+}
+
+/** Everything that a manifest may name, in forms that it can say. */
+export async function placeContent(
+  { layers, config: content }: { readonly layers: readonly SavedLayer[]; readonly config: Uint8Array },
+  shape: PushShape,
+  endpoint: Endpoint,
+  services: TransferServices,
+  call: TransferCall,
+): Promise<PlacedContent> {
   const known = new Map<DiffId, readonly LayerBlob[]>()
   for (const { diffId } of layers) known.set(diffId, await services.memory.blobsOf(diffId))
   const format = formatOf(shape, [...known.values()])
-  const config = { digest: digestOf(image.configBytes), size: image.configBytes.length }
+  const config = { digest: digestOf(content), size: content.length }
   // What the registry says to the small one is known before anything big is compressed.
   let onReady = (): void => undefined
   const after = new Promise<void>((resolve) => {
     onReady = resolve
   })
   const placeSmall = (signal: AbortSignal) =>
-    placeConfig(config, image.configBytes, endpoint, services, { ...call, signal }, onReady).finally(onReady)
+    placeConfig(config, content, endpoint, services, { ...call, signal }, onReady).finally(onReady)
   const placed = await placeAll(layers, placeSmall, call.signal, (layer, signal) => {
     const forms = (known.get(layer.diffId) ?? []).filter((blob) => isWanted(blob, shape, format))
     const wanted = {
@@ -81,7 +106,7 @@ export async function pushContent(
     return placeLayer(layer, wanted, endpoint, services, { ...call, signal })
   })
   call.onLog(`Copying config ${config.digest}`)
-  return encodeManifest(format, { config, layers: layers.map(({ diffId }) => blobOf(placed, diffId)) })
+  return { format, config, blobs: layers.map(({ diffId }) => blobOf(placed, diffId)) }
 }
 
 /** The manifest of content that is there already. */

@@ -27,7 +27,7 @@ const DIRECT_TIME = 5
 const bigBytes = 8 << 20
 /** Pieces of each kind that are timed, and how many later they are timed again. */
 const trial = 3
-const period = 256
+const period = 128
 
 export function createPieceWriter(words: Int32Array): PieceWriter {
   const word = (index: number): number => words[index] ?? 0
