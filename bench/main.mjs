@@ -1,7 +1,7 @@
 // npm run bench: how long the things take that users wait for, here and in other builders on this machine.
 //
 //   npm run bench -- [--workload tiny,tree,...] [--peers project,buildkit,docker,buildah,original] [--runs 3]
-//                    [--durability verified|strict] [--directory DIR] [--json FILE]
+//                    [--durability verified|strict] [--directory DIR] [--json FILE] [--scale PART=SIZE,...]
 //
 // Peers take turns, run by run, on a file system of their own (a loop image in DIR, by default below the directory for
 // temporary files), in a mount namespace of their own. Nothing of the machine's own builders is used or changed.
@@ -15,20 +15,25 @@ import { forTests, setUp } from '../scripts/lib/setup.mjs'
 import { floors } from './floor.mjs'
 import { measures } from './measures.mjs'
 import { importBases, openPeers } from './peers.mjs'
+import { scaleOf } from './scale.mjs'
 import { table } from './table.mjs'
 import { piece } from './workloads.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const inside = 'ISULA_BENCH_INSIDE'
 
+/** How things grow takes longer than all of these, and is asked for by name: `--workload scale`. */
+const usual = Object.keys(measures).filter((name) => name !== 'scale')
+
 const { values } = parseArgs({
   options: {
-    workload: { type: 'string', default: Object.keys(measures).join(',') },
+    workload: { type: 'string', default: usual.join(',') },
     peers: { type: 'string', default: 'project,buildkit,docker,buildah,original' },
     runs: { type: 'string', default: '3' },
     durability: { type: 'string', default: 'verified' },
     directory: { type: 'string', default: join(tmpdir(), 'isula-bench') },
     json: { type: 'string' },
+    scale: { type: 'string', multiple: true, default: [] },
   },
 })
 
@@ -101,15 +106,17 @@ async function main() {
   }
   const daemons = [...new Set(peers.map(({ daemon }) => daemon).filter(Boolean))]
   try {
-    const base = piece(volume, 'base')
+    const workloads = values.workload.split(',')
+    const bases = workloads.every((name) => name === 'scale') ? ['busybox'] : ['busybox', 'debian']
+    const tars = bases.map((name) => [name, join(piece(volume, name), `${name}.tar`)])
     const started = new Set()
     for (const peer of peers) {
       if (peer.daemon !== undefined && !started.has(peer.env.DOCKER_HOST ?? peer.name))
         await peer.daemon.start()
-      if (!started.has(peer.env.DOCKER_HOST ?? peer.name)) importBases(peer, base)
+      if (!started.has(peer.env.DOCKER_HOST ?? peer.name)) importBases(peer, tars)
       started.add(peer.env.DOCKER_HOST ?? peer.name)
     }
-    for (const workload of values.workload.split(',')) {
+    for (const workload of workloads) {
       const measure = measures[workload]
       if (measure === undefined)
         throw new Error(`no workload ${workload}; there are ${Object.keys(measures).join(', ')}`)
@@ -120,6 +127,7 @@ async function main() {
         volume,
         run,
         runs: Number(values.runs),
+        sizes: scaleOf(values.scale),
         piece: (name) => piece(volume, name),
         note,
       })

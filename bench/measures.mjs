@@ -4,6 +4,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { check, cleanUp, memory } from './peers.mjs'
+import { scale } from './scale.mjs'
 
 const registry = '127.0.0.1:5000'
 
@@ -172,4 +173,5 @@ export const measures = {
   hundred,
   transfer,
   many,
+  scale,
 }

@@ -244,9 +244,10 @@ export function openPeers(names, { root, state, run, durability }) {
   })
 }
 
-export function importBases(peer, data) {
-  check(peer.import(join(data, 'busybox.tar'), busybox), peer.env)
-  check(peer.import(join(data, 'debian.tar'), debian), peer.env)
+/** `archives`: what the workloads call a base, and the tar of its root file system. */
+export function importBases(peer, archives) {
+  const tags = { busybox, debian }
+  for (const [name, tar] of archives) check(peer.import(tar, tags[name]), peer.env)
 }
 
 /** Takes the images away, and everything only they needed. */

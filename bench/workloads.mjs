@@ -82,7 +82,7 @@ const install =
   'find /usr/lib -type f -size -64k | sort | head -1000 | xargs touch\n'
 
 const pieces = {
-  base(root) {
+  busybox(root) {
     const tree = join(root, 'busybox')
     for (const path of ['bin', 'etc', 'dev', 'proc', 'sys', 'tmp', 'root', 'usr/bin']) {
       mkdirSync(join(tree, path), { recursive: true })
@@ -95,6 +95,8 @@ const pieces = {
     put(join(tree, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n')
     put(join(tree, 'etc/group'), 'root:x:0:\n')
     execFileSync('tar', ['-C', tree, '--owner=0', '--group=0', '-cf', join(root, 'busybox.tar'), '.'])
+  },
+  debian(root) {
     execFileSync(
       'mmdebstrap',
       ['--quiet', '--variant=minbase', '--format=tar', 'bookworm', join(root, 'debian.tar')],

@@ -70,6 +70,18 @@ describe.skipIf(!isRoot)('a hostile Dockerfile', () => {
       }
     })
 
+    test('an image of more layers than can be mounted, unless they are merged', async () => {
+      const copies = Array.from({ length: 128 }, (_, i) => `COPY <<END /f${i}\n${i}\nEND\n`)
+      const longest = `FROM scratch\n${copies.slice(1).join('')}`
+      await hostile.accepted(...build(longest))
+      const longer = `FROM scratch\n${copies.join('')}`
+      await hostile.refused(
+        { message: /would have 128 layers, at most 127 can be mounted/ },
+        ...build(longer),
+      )
+      await hostile.accepted(...build(longer), '--layers=stage')
+    })
+
     test('deep nesting and chains of stages end soon', async () => {
       const nested = `${'${A:-'.repeat(20_000)}x${'}'.repeat(20_000)}`
       await hostile.client(...build(`FROM scratch\nENV A=${nested}\nCOPY Dockerfile /\n`))

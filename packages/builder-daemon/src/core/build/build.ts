@@ -1,10 +1,11 @@
 import { parseDockerfile } from '@isula-build/shared/dockerfile/parser.js'
-import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { formatPlatform } from '@isula-build/shared/oci/platform.js'
 import type { Clock } from '../../ports/clock.js'
 import type { ImageResolver } from '../../ports/image-resolver.js'
 import type { ImageRecord, ImageStore } from '../../ports/image-store.js'
 import { assembleConfig } from '../image/assemble.js'
+import { imageLimits } from '../images/image-limits.js'
 import { type PlanOptions, planBuild } from '../plan/from-dockerfile.js'
 import type { Plan, PlannedImage, Platform, Vertex, VertexId } from '../plan/plan.js'
 import { filteredStages, unknownStageWarnings } from '../plan/stage-filter.js'
@@ -176,10 +177,12 @@ async function commitSolved(
   }
   const assembled = await assemble(plan.target, final, created)
   const { vertex } = plan.target
+  const layers = vertex === null ? [] : resultOf(final, vertex).layers
+  requireMountable(layers.length)
   const record = await images.put(
     {
       configBytes: assembled.bytes,
-      layers: vertex === null ? [] : resultOf(final, vertex).layers,
+      layers,
       names: input.plans.length === 1 ? input.names : [],
       owner: environment.uid,
     },
@@ -193,6 +196,16 @@ async function commitSolved(
     imageId: record.id,
   })
   return record
+}
+
+/** Fails with ISB_LIMIT_EXCEEDED for an image that no container could be started from, nor pulled again. */
+function requireMountable(count: number): void {
+  if (count <= imageLimits.layers) return
+  throw new BuilderError(
+    'ISB_LIMIT_EXCEEDED',
+    `the image would have ${count} layers, at most ${imageLimits.layers} can be mounted`,
+    { hint: 'Combine RUN, COPY and ADD instructions, or build with `--layers=stage`.' },
+  )
 }
 
 /** Instructions without a vertex of their own are done as soon as the build is planned. */
