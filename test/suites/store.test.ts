@@ -4,6 +4,7 @@ import type { Store } from '../../packages/builder-daemon/src/storage/store.js'
 import { bundleEntry, databaseWorkerEntry } from '../support/bundled-worker.js'
 import { makeRoots, openAt, pruneStore } from '../support/temporary-store.js'
 import { cacheIndexSuite } from './cache-index.js'
+import { imageNamesSuite } from './image-names.js'
 import { imageStoreSuite } from './image-store.js'
 import { layerStoreSuite } from './layer-store.js'
 
@@ -35,6 +36,7 @@ async function open(durability: 'verified' | 'strict', sharedCache = false) {
 
 describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
   imageStoreSuite('the store', () => open('verified'))
+  imageNamesSuite('the store', () => open('verified'))
   layerStoreSuite('the verified store', () => open('verified'))
   layerStoreSuite('the strict store', () => open('strict'))
   cacheIndexSuite('the store', (shared) => open('verified', shared))
