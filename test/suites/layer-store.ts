@@ -87,10 +87,29 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       const [standalone, bound] = [unique(), unique()]
       const free = await publishContent(store, lease, standalone)
       const tied = await publishContent(store, lease, bound, { parentKey: 'parents' })
-      expect(await store.layers.findByDiffId(diffIdOf(standalone), 'any', lease)).toEqual(free)
-      expect(await store.layers.findByDiffId(diffIdOf(bound), 'parents', lease)).toEqual(tied)
-      expect(await store.layers.findByDiffId(diffIdOf(bound), 'others', lease)).toBeUndefined()
-      expect(await store.layers.findByDiffId(diffIdOf(unique()), 'any', lease)).toBeUndefined()
+      expect(await store.layers.findByDiffId(diffIdOf(standalone), 'any', lease, 'names')).toEqual(free)
+      expect(await store.layers.findByDiffId(diffIdOf(bound), 'parents', lease, 'names')).toEqual(tied)
+      expect(await store.layers.findByDiffId(diffIdOf(bound), 'others', lease, 'names')).toBeUndefined()
+      expect(await store.layers.findByDiffId(diffIdOf(unique()), 'any', lease, 'names')).toBeUndefined()
+    })
+
+    test("gives who only names a content what is his, root's or of an image, and who has it any layer", async () => {
+      const bobs = await store.layers.acquireLease({ uid: 2, purpose: 'pull b' })
+      const roots = await store.layers.acquireLease({ uid: 0, purpose: 'pull r' })
+      const find = (content: string, asking: Lease, caller: 'names' | 'has' = 'names') =>
+        store.layers.findByDiffId(diffIdOf(content), '', asking, caller)
+      const [hers, everyones] = [unique(), unique()]
+      const layer = await publishContent(store, lease, hers)
+      expect(await find(hers, bobs)).toBeUndefined()
+      expect(await find(hers, lease)).toEqual(layer)
+      expect(await find(hers, roots)).toEqual(layer)
+      expect(await find(hers, bobs, 'has')).toEqual(layer)
+      const common = await publishContent(store, roots, everyones)
+      expect(await find(everyones, bobs)).toEqual(common)
+      // Transferred again it is his; hers stays hers.
+      const again = await publishContent(store, bobs, hers)
+      expect(await find(hers, bobs)).toEqual(again)
+      expect(await find(hers, lease)).toEqual(layer)
     })
 
     test('records a diff ID that was found later, but never another one', async () => {
@@ -100,7 +119,7 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       await store.layers.setDiffId(layer.id, diffIdOf(content), 16)
       const known = { ...layer, diffId: diffIdOf(content), tarSize: 16 }
       expect(await store.layers.hold([layer.id], lease)).toEqual([known])
-      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toEqual(known)
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease, 'names')).toEqual(known)
       await store.layers.setDiffId(layer.id, diffIdOf(content), 16)
       await expect(store.layers.setDiffId(layer.id, diffIdOf('other'), 5)).rejects.toMatchObject({
         code: 'ISB_DIGEST_MISMATCH',
@@ -134,9 +153,9 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       const hurt = await publishContent(store, lease, content)
       await store.layers.reportDamage(hurt.id)
       await expect(store.layers.hold([hurt.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
-      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toBeUndefined()
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease, 'names')).toBeUndefined()
       const healed = await publishContent(store, lease, content)
-      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toEqual(healed)
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease, 'names')).toEqual(healed)
     })
 
     test('verifies whatever shares files with a layer that was found damaged, before it is used again', async () => {
@@ -151,7 +170,9 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       await store.layers.hold([first.id, second.id, third.id, stranger.id], lease)
       await store.layers.reportDamage(third.id)
       await expect(store.layers.hold([second.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
-      expect(await store.layers.findByDiffId(diffIdOf(one), '', lease)).toMatchObject({ id: first.id })
+      expect(await store.layers.findByDiffId(diffIdOf(one), '', lease, 'names')).toMatchObject({
+        id: first.id,
+      })
       await store.layers.hold([first.id, stranger.id], lease)
     })
 
@@ -172,7 +193,7 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       await expect(store.layers.hold([layer.id], ended)).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
       const content = unique()
       await expect(publishContent(store, ended, content)).rejects.toThrow()
-      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease)).toBeUndefined()
+      expect(await store.layers.findByDiffId(diffIdOf(content), '', lease, 'names')).toBeUndefined()
     })
 
     test('publishes many layers at once', async () => {

@@ -197,7 +197,7 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
 
     const lease = await second.layers.acquireLease({ uid: 0, purpose: 'pull' })
     await expect(second.layers.hold([lost.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
-    expect(await second.layers.findByDiffId(diffIdOf('a'), '', lease)).toBeUndefined()
+    expect(await second.layers.findByDiffId(diffIdOf('a'), '', lease, 'names')).toBeUndefined()
     const again = await publishContent(second, lease, 'a')
     const healed = await second.images.get('x:1')
     expect(healed?.damaged).toBe(false)
@@ -264,7 +264,7 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     const second = await open()
     const lease = await second.layers.acquireLease({ uid: 0, purpose: 'build' })
     await expect(second.layers.hold([bottom.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
-    expect(await second.layers.findByDiffId(diffIdOf('b'), '', lease)).toBeUndefined()
+    expect(await second.layers.findByDiffId(diffIdOf('b'), '', lease, 'names')).toBeUndefined()
     expect((await second.images.get('x:1'))?.damaged).toBe(true)
   })
 

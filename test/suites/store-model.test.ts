@@ -33,7 +33,7 @@ async function put(store: Store, random: Random, model: Model): Promise<void> {
   const stack = Array.from({ length: random.next(4) }, () => random.pick(contents))
   const layers: LayerRecord[] = []
   for (const content of stack) {
-    const found = await store.layers.findByDiffId(diffIdOf(content), '', lease)
+    const found = await store.layers.findByDiffId(diffIdOf(content), '', lease, 'names')
     layers.push(found ?? (await publishContent(store, lease, content)))
   }
   const given = names.filter(() => random.next(4) === 0)

@@ -32,7 +32,7 @@ async function put(store: Store, label: string, names: readonly string[]): Promi
   const lease = await store.layers.acquireLease({ uid: 0, purpose: 'victim' })
   const layers: LayerRecord[] = []
   for (const content of ['base', `top ${label}`]) {
-    const found = await store.layers.findByDiffId(diffIdOf(content), '', lease)
+    const found = await store.layers.findByDiffId(diffIdOf(content), '', lease, 'names')
     layers.push(found ?? (await publishContent(store, lease, content, { keepsHeaders: content === 'base' })))
   }
   const ids = layers.map((layer) => layer.id)

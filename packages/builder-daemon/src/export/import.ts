@@ -97,7 +97,7 @@ async function unpack(
       ? await workers.run('seal', { upper, fixedTime: undefined }, options.signal)
       : applied
     const key = parentKey([])
-    const existing = await layers.findByDiffId(diffId, key, options.lease)
+    const existing = await layers.findByDiffId(diffId, key, options.lease, 'has')
     if (existing !== undefined) return { layer: existing, diffId }
     const isAlone = applied.repeats || !applied.usedParents
     const sealed = { diffId, tarSize, keepsHeaders: !applied.repeats, parentKey: isAlone ? null : key }

@@ -93,7 +93,7 @@ async function storeLayer(place: PlacedLayer, context: Context): Promise<LayerRe
   const { services, options } = context
   await before?.stored
   throwIfAborted(options.signal)
-  const existing = await services.layers.findByDiffId(layer.diffId, key, options.lease)
+  const existing = await services.layers.findByDiffId(layer.diffId, key, options.lease, 'names')
   if (existing !== undefined) {
     options.onLog(`Copying blob ${layer.diffId} skipped: already exists`)
     return existing

@@ -55,8 +55,17 @@ export interface LayerStore {
   publish(staging: StagingLayer, sealed: SealedLayer, lease: Lease): Promise<LayerRecord>
   /** Moves the staging directory to the trash; it is removed in the background. */
   abandon(staging: StagingLayer): Promise<void>
-  /** A ready layer with this content that may be used over `parentKey`; protected by `lease` when found. */
-  findByDiffId(diffId: DiffId, parentKey: string, lease: Lease): Promise<LayerRecord | undefined>
+  /**
+   * A ready layer with this content that may be used over `parentKey`; protected by `lease` when found. Whoever only
+   * `names` the content gets what he may reach anyway: a layer of an image, his own or root's, one that his own cache
+   * gives him. A layer in another user's build cache is as if it were not here. Who `has` the content gets any.
+   */
+  findByDiffId(
+    diffId: DiffId,
+    parentKey: string,
+    lease: Lease,
+    caller: 'names' | 'has',
+  ): Promise<LayerRecord | undefined>
   /** Records what hashing found out later. */
   setDiffId(id: LayerId, diffId: DiffId, tarSize: number, contentId?: string | null): Promise<void>
   /**

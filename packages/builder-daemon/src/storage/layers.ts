@@ -138,10 +138,12 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     diffId: DiffId,
     parentKey: string,
     lease: Lease,
+    caller: 'names' | 'has',
   ): Promise<LayerRecord | undefined> => {
+    const wanted = { diffId, parentKey, leaseId: lease.id, isTheirs: caller === 'has' }
     // Most often there is none, and that needs no write.
-    if (layersByDiffId(database.read, diffId, parentKey).length === 0) return undefined
-    const rows = await database.write('findByDiffId', { diffId, parentKey, leaseId: lease.id })
+    if (layersByDiffId(database.read, wanted).length === 0) return undefined
+    const rows = await database.write('findByDiffId', wanted)
     for (const row of rows) {
       if (await trusted(row)) return layerRecord(row)
     }

@@ -41,7 +41,7 @@ test('removes everything that hangs on a removed image, layer or lease', () => {
   configureConnection(db)
   migrate(db)
   db.exec(`
-    INSERT INTO layers VALUES ('l', NULL, NULL, 0, NULL, 'ready', 1, 1, 0, NULL, NULL, NULL);
+    INSERT INTO layers VALUES ('l', NULL, NULL, 0, NULL, 'ready', 1, 1, 0, NULL, NULL, NULL, NULL);
     INSERT INTO images VALUES ('i', 0, 0, 0, 0, x'00');
     INSERT INTO image_layers VALUES ('i', 0, 'l');
     INSERT INTO names (name, image_id) VALUES ('n:1', 'i');

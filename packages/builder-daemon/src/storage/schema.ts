@@ -230,8 +230,21 @@ const version6 = `
   CREATE INDEX layers_by_family ON layers (family) WHERE family IS NOT NULL;
 `
 
+/** Whose operation published a layer; NULL: nobody knows, as of layers from before. */
+const version7 = `
+  ALTER TABLE layers ADD COLUMN owner INTEGER;
+`
+
 /** Step n brings a database of version n to version n + 1. Steps are only ever appended. */
-export const migrations: readonly string[] = [version1, version2, version3, version4, version5, version6]
+export const migrations: readonly string[] = [
+  version1,
+  version2,
+  version3,
+  version4,
+  version5,
+  version6,
+  version7,
+]
 
 export function schemaVersion(db: Database): number {
   return Number(db.pragma('user_version', { simple: true }))

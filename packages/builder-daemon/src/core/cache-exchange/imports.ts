@@ -115,7 +115,7 @@ export function importCaches(
     const diffIds = (await identify(stack, query.hash))?.map(({ diffId }) => diffId)
     if (diffIds === undefined) return undefined
     const key = parentKey(diffIds)
-    const existing = await layers.findByDiffId(layer.diffId, key, lease)
+    const existing = await layers.findByDiffId(layer.diffId, key, lease, 'names')
     if (existing !== undefined) return existing.id
     const blob = layer.blob === null ? undefined : source.cache.layers[layer.blob]
     if (blob === undefined || blob.mediaType === mediaTypes.ociEmpty) {

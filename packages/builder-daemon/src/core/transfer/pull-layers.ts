@@ -118,8 +118,19 @@ async function storeLayer(place: Place, pull: Pull): Promise<LayerRecord> {
   }
 }
 
-function find({ layer, key }: Place, { services, call }: Pull): Promise<LayerRecord | undefined> {
-  return services.layers.findByDiffId(layer.diffId, key, call.lease)
+function find(
+  { layer, key }: Place,
+  { services, call }: Pull,
+  caller: 'names' | 'has' = 'names',
+): Promise<LayerRecord | undefined> {
+  return services.layers.findByDiffId(layer.diffId, key, call.lease, caller)
+}
+
+/** Whoever has the whole blob, and it is known to unpack to the layer, has the layer. */
+async function findOwned(place: Place, pull: Pull): Promise<LayerRecord | undefined> {
+  const { blob, diffId } = place.layer
+  const forms = await pull.services.memory.blobsOf(diffId)
+  return await find(place, pull, forms.some(({ digest }) => digest === blob.digest) ? 'has' : 'names')
 }
 
 /** Somebody else stored the layer, and let go of the blob, before this pull came to ask for it. */
@@ -194,7 +205,7 @@ async function unpackOnce(
   const work = async () => ({ record: await pull.unpacking(() => apply(place, held, pull, lowers)) })
   for (;;) {
     throwIfCancelled(call.signal)
-    const found = await find(place, pull)
+    const found = await findOwned(place, pull)
     if (found !== undefined) return found
     const shared = services.unpacking
     const own = shared === undefined ? await work() : await shared.run(share, work, call.signal)

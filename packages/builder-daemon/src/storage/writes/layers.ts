@@ -40,13 +40,26 @@ export function layersOfImage(statements: Statements, imageId: string): LayerRow
   )
 }
 
-export function layersByDiffId(statements: Statements, diffId: string, parentKey: string): LayerRow[] {
+export interface WantedLayer {
+  readonly diffId: string
+  readonly parentKey: string
+  /** Of whoever asks. */
+  readonly leaseId: string
+  /** He has the content already, so no layer with it tells him anything. */
+  readonly isTheirs: boolean
+}
+
+/** See `LayerStore.findByDiffId`. What nobody is known to have made is nobody's. */
+export function layersByDiffId(statements: Statements, wanted: WantedLayer): LayerRow[] {
   return statements.all<LayerRow>(
-    `SELECT ${layerColumns} FROM layers
+    `WITH asking AS (SELECT uid FROM leases WHERE id = ?)
+     SELECT ${layerColumns} FROM layers
      WHERE diff_id = ? AND state = 'ready' AND (parent_key IS NULL OR parent_key = ?)
+       AND (? OR owner = 0 OR owner = (SELECT uid FROM asking) OR (SELECT uid FROM asking) = 0
+         OR EXISTS (SELECT 1 FROM image_layers WHERE layer_id = layers.id)
+         OR EXISTS (SELECT 1 FROM cache_records WHERE layer_id = layers.id AND uid = (SELECT uid FROM asking)))
      ORDER BY suspect, published_at, id`,
-    diffId,
-    parentKey,
+    ...[wanted.leaseId, wanted.diffId, wanted.parentKey, wanted.isTheirs ? 1 : 0],
   )
 }
 
@@ -123,8 +136,9 @@ export const layerWrites = {
     const isTrusted = p.sharesWith === null || layerRow(tx, p.sharesWith)?.state === 'ready'
     tx.run(
       `INSERT INTO layers
-         (id, diff_id, tar_size, keeps_headers, parent_key, content_id, family, state, synced, epoch, published_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, 'ready', ?, ?, ?)`,
+         (id, diff_id, tar_size, keeps_headers, parent_key, content_id, family, state, synced, epoch, published_at,
+          owner)
+       VALUES (?, ?, ?, ?, ?, ?, ?, 'ready', ?, ?, ?, (SELECT uid FROM leases WHERE id = ?))`,
       p.id,
       p.diffId,
       p.tarSize,
@@ -135,6 +149,7 @@ export const layerWrites = {
       p.synced && isTrusted ? 1 : 0,
       isTrusted ? tx.epoch : 0,
       p.now,
+      p.leaseId,
     )
     leaseLayer(tx, p.leaseId, p.id)
     return p.diffId === null ? [] : heal(tx, p.id, p.now)
@@ -177,19 +192,14 @@ export const layerWrites = {
   }),
 
   /** Holds every candidate, so that a suspect one cannot vanish while it is verified. */
-  findByDiffId: ordered(
-    (
-      tx,
-      p: { readonly diffId: string; readonly parentKey: string; readonly leaseId: string },
-    ): LayerRow[] => {
-      requireLease(tx, p.leaseId)
-      const rows = layersByDiffId(tx, p.diffId, p.parentKey)
-      const intact = rows.find((row) => row.suspect === 0)
-      const held = intact === undefined ? rows : [intact]
-      for (const row of held) leaseLayer(tx, p.leaseId, row.id)
-      return held
-    },
-  ),
+  findByDiffId: ordered((tx, p: WantedLayer): LayerRow[] => {
+    requireLease(tx, p.leaseId)
+    const rows = layersByDiffId(tx, p)
+    const intact = rows.find((row) => row.suspect === 0)
+    const held = intact === undefined ? rows : [intact]
+    for (const row of held) leaseLayer(tx, p.leaseId, row.id)
+    return held
+  }),
 
   /** A background flush ended well. */
   markSynced: ordered((tx, p: { readonly ids: readonly string[] }) => {
