@@ -7,6 +7,7 @@ import {
   fstatSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -112,6 +113,48 @@ describe.skipIf(!isRoot)('the files of a caller (needs root)', () => {
       await files.createDirectory(who, join(home, 'sub'), 0o777)
       expect(statSync(join(home, 'sub'))).toMatchObject({ uid: who.uid, mode: 0o40755 })
       expect(await codeOf(files.createDirectory(who, join(home, 'sub'), 0o777))).toBe('ISB_ALREADY_EXISTS')
+    })
+
+    test(`${name} exchanges a file whole, also over what a crash left`, async () => {
+      const home = own(`exchanged-${who.uid}`, who.uid)
+      const path = join(home, 'index')
+      await files.exchange(who, path, Buffer.from('old'), 0o666)
+      const before = openSync(path, 'r')
+      writeFileSync(join(home, '.index.new'), 'torn')
+      await files.exchange(who, path, Buffer.from('new'), 0o644)
+      // Whoever had it open reads on in what it was.
+      expect(readFileSync(before, 'utf8')).toBe('old')
+      closeSync(before)
+      expect(readFileSync(path, 'utf8')).toBe('new')
+      expect(statSync(path)).toMatchObject({ uid: who.uid, mode: 0o100644 })
+      expect(readdirSync(home)).toEqual(['index'])
+      mkdirSync(join(home, 'directory'))
+      const over = files.exchange(who, join(home, 'directory'), Buffer.from('x'), 0o644)
+      expect(await codeOf(over)).toBe('ISB_ARGUMENT_INVALID')
+      expect(readdirSync(home).sort()).toEqual(['directory', 'index'])
+    })
+
+    test(`whoever reads what ${name} exchanges sees one content or the other`, async () => {
+      const path = join(own(`read-${who.uid}`, who.uid), 'index')
+      const contents = ['a', 'b'].map((letter) => letter.repeat(60_000))
+      let isOver = false
+      const exchanging = (async () => {
+        for (let round = 0; round < 40; round++) {
+          await files.exchange(who, path, Buffer.from(contents[round % 2] ?? ''), 0o644)
+        }
+      })().finally(() => {
+        isOver = true
+      })
+      let reads = 0
+      while (!isOver) {
+        if (existsSync(path)) {
+          expect(contents.includes(readFileSync(path, 'latin1'))).toBe(true)
+          reads += 1
+        }
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      await exchanging
+      expect(reads).toBeGreaterThan(10)
     })
 
     test(`a file that took the place of what ${name} created is not removed`, async () => {

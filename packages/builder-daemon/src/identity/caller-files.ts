@@ -8,6 +8,7 @@ import {
   contextHandle,
   createDirectly,
   createDirectoryDirectly,
+  exchangeDirectly,
   openDirectoryDirectly,
   openReadDirectly,
   removeDirectly,
@@ -101,6 +102,20 @@ export function createCallerFiles(options: CallerFilesOptions): OwnCallerFiles {
     }
   }
 
+  async function rewrite(
+    op: 'replace' | 'exchange',
+    { caller, path, mode }: { readonly caller: Caller; readonly path: string; readonly mode: number },
+    content: Uint8Array,
+  ): Promise<void> {
+    checkPath(caller, path)
+    if (content.length > replaceLimit) throw new Error('too much content to replace a file by')
+    if (caller.uid === 0) {
+      return await (op === 'replace' ? replaceDirectly : exchangeDirectly)(path, content, mode)
+    }
+    const base64 = Buffer.from(content).toString('base64')
+    await ask(helperOf(await current(caller)), { op, path: bytesOfText(path), mode, base64 }, path)
+  }
+
   return {
     async openRead(caller, path, signal) {
       checkPath(caller, path)
@@ -121,17 +136,8 @@ export function createCallerFiles(options: CallerFilesOptions): OwnCallerFiles {
       const { descriptors } = await ask(helperOf(await current(caller)), request, path, signal)
       return checkedFile(onlyDescriptor(descriptors), path, ['local', 'remote'])
     },
-    async replace(caller, path, content, mode) {
-      checkPath(caller, path)
-      if (content.length > replaceLimit) throw new Error('too much content to replace a file by')
-      if (caller.uid === 0) return await replaceDirectly(path, content, mode)
-      const base64 = Buffer.from(content).toString('base64')
-      await ask(
-        helperOf(await current(caller)),
-        { op: 'replace', path: bytesOfText(path), mode, base64 },
-        path,
-      )
-    },
+    replace: (caller, path, content, mode) => rewrite('replace', { caller, path, mode }, content),
+    exchange: (caller, path, content, mode) => rewrite('exchange', { caller, path, mode }, content),
     async removeCreated(caller, path, file) {
       checkPath(caller, path)
       if (caller.uid === 0) return await removeDirectly(path, file)

@@ -13,6 +13,8 @@ const lstat = promisify(fs.lstat)
 const unlink = promisify(fs.unlink)
 const mkdir = promisify(fs.mkdir)
 const fchmod = promisify(fs.fchmod)
+const fsync = promisify(fs.fsync)
+const rename = promisify(fs.rename)
 const writeFile = promisify(fs.writeFile)
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } =
@@ -64,6 +66,38 @@ export async function replaceDirectly(path: string, content: Uint8Array, mode: n
       await close(fd)
     }
   })
+}
+
+export async function exchangeDirectly(path: string, content: Uint8Array, mode: number): Promise<void> {
+  await answering(path, async () => {
+    const directory = await open(dirname(path), O_PATH | O_DIRECTORY)
+    const place = `/proc/self/fd/${directory}/${basename(path)}`
+    const beside = `/proc/self/fd/${directory}/.${basename(path)}.new`
+    try {
+      if (createFileSystemFinder()(directory) === 'kernel') throw new RefusalError('KERNEL_FILE')
+      const there = await lstat(place).catch(unlessMissing)
+      if (there?.isFile() === false) throw new RefusalError('NOT_FILE')
+      await unlink(beside).catch(unlessMissing)
+      const fd = await open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+      try {
+        await fchmod(fd, mode & ~umask)
+        await writeFile(fd, content)
+        await fsync(fd)
+        await rename(beside, place)
+      } catch (error) {
+        await unlink(beside)
+        throw error
+      } finally {
+        await close(fd)
+      }
+    } finally {
+      await close(directory)
+    }
+  })
+}
+
+function unlessMissing(error: unknown): undefined {
+  if (codeOf(error) !== 'ENOENT') throw error
 }
 
 async function openForReplacement(path: string, mode: number): Promise<number> {

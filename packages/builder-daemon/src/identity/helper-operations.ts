@@ -6,6 +6,7 @@ import { AT_FDCWD } from '../system/libc.js'
 import { lastOf, parentOf, reopen } from '../system/rooted.js'
 import {
   fchmod,
+  fsync,
   mkdirat,
   O_CREAT,
   O_DIRECTORY,
@@ -18,6 +19,7 @@ import {
   O_TRUNC,
   O_WRONLY,
   openat,
+  renameat2,
   unlinkat,
 } from '../system/syscalls.js'
 import { hasErrno } from '../system/system-error.js'
@@ -93,6 +95,47 @@ function openForReplacement(path: string, mode: number): number {
   } finally {
     closeSync(place)
   }
+}
+
+export function exchangeFile(path: string, content: Buffer, mode: number): void {
+  const directory = openat(AT_FDCWD, parentOf(path) || '/', O_PATH | O_DIRECTORY)
+  const name = lastOf(path)
+  const beside = newName(name)
+  try {
+    if (createFileSystemFinder()(directory) === 'kernel') throw new RefusalError('KERNEL_FILE')
+    if (unlessMissing(() => fstatat(directory, name).type, 'file') !== 'file') {
+      throw new RefusalError('NOT_FILE')
+    }
+    unlessMissing(() => unlinkat(directory, beside), undefined)
+    const fd = openat(directory, beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+    try {
+      fchmod(fd, mode & ~umask)
+      for (let at = 0; at < content.length; ) at += writeSync(fd, content, at)
+      fsync(fd)
+      renameat2(directory, beside, directory, name)
+    } catch (error) {
+      unlinkat(directory, beside)
+      throw error
+    } finally {
+      closeSync(fd)
+    }
+  } finally {
+    closeSync(directory)
+  }
+}
+
+function unlessMissing<T>(look: () => T, otherwise: T): T {
+  try {
+    return look()
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT')) return otherwise
+    throw error
+  }
+}
+
+/** What is left under it by a crash goes with the next `exchange`. */
+function newName(name: string): string {
+  return `.${name}.new`
 }
 
 export function removeFile(path: string, file: FileIdentity): void {

@@ -7,7 +7,12 @@ export type HelperRequest =
       readonly mode: number
       readonly parent: WireIdentity | undefined
     }
-  | { readonly op: 'replace'; readonly path: string; readonly mode: number; readonly base64: string }
+  | {
+      readonly op: 'replace' | 'exchange'
+      readonly path: string
+      readonly mode: number
+      readonly base64: string
+    }
   | { readonly op: 'remove'; readonly path: string; readonly dev: string; readonly ino: string }
   | { readonly op: 'createDirectory'; readonly path: string; readonly mode: number }
   | { readonly op: 'openDirectory'; readonly path: string }
@@ -31,7 +36,7 @@ export interface HelperAnswer {
 export const controlDescriptor = 3
 export const doorbellDescriptor = 1
 
-/** Largest content of a `replace`, bytes. */
+/** Largest content of a `replace` or an `exchange`, bytes. */
 export const replaceLimit = 64 * 1024
 
 export function decodeAnswer(value: unknown): HelperAnswer {

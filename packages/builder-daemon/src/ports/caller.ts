@@ -21,6 +21,11 @@ export interface CallerFiles {
   create(caller: Caller, path: string, mode: number, options?: CreateOptions): Promise<OpenedFile>
   /** Like `create`, but replaces an existing regular file (iidfile). */
   replace(caller: Caller, path: string, content: Uint8Array, mode: number): Promise<void>
+  /**
+   * The same by a new file in its place, of the name `.NAME.new` until it is whole: whoever reads the path, also after
+   * a crash, sees all of the old content or all of the new.
+   */
+  exchange(caller: Caller, path: string, content: Uint8Array, mode: number): Promise<void>
   /** Removes a file this caller could remove, only if it still is the one opened (device and inode). */
   removeCreated(caller: Caller, path: string, file: FileIdentity): Promise<void>
   /** A new directory owned by the caller; its parent exists. Fails with ISB_ALREADY_EXISTS. */

@@ -12,7 +12,9 @@ import { decodeCacheManifest, emptyLayer, encodeCacheManifest } from '../core/ca
 import { decodeManifestDocument, type ManifestDocument } from '../core/image/manifest-document.js'
 import { imageLimits } from '../core/images/image-limits.js'
 import type { SavedLayer } from '../core/images/saved-layers.js'
+import { throwIfCancelled } from '../core/transfer/cancelled.js'
 import { makeLayerBlob, type PlacedBlob } from '../core/transfer/place-blob.js'
+import type { SharedWork } from '../core/transfer/shared-work.js'
 import type { TransferCall, TransferServices } from '../core/transfer/transfer.js'
 import type { Caller, CallerFiles, OpenedFile } from '../ports/caller.js'
 import type { CacheSource, CacheTarget } from '../rpc/cache-requests.js'
@@ -32,6 +34,8 @@ interface DirectoryCall {
 
 interface WritingCall extends DirectoryCall {
   readonly transfer: TransferCall
+  /** Of all builds that write caches; its keys are directories. */
+  readonly writing: SharedWork
 }
 
 /** Bytes of an index.json that is added to. */
@@ -92,15 +96,30 @@ function unpackFrom(path: string, { caller, files, services }: DirectoryCall): O
 
 /**
  * Adds the cache to the layout, made where there is none. Blobs are there before `index.json` names them; those that are
- * there already are looked at and, when they are not what their name says, written again.
+ * there already are looked at and, when they are not what their name says, written again. Builds that write into the same
+ * directory take turns: what one is about to write is not what its name says either.
  */
 export async function writeCacheDirectory(
   content: CacheContent,
   target: DirectoryTarget,
   call: WritingCall,
 ): Promise<void> {
-  const { path } = target
   await makeDirectories(target, call)
+  const key = await identityOf(target.path, call)
+  const write = async () => {
+    await addCache(content, target, call)
+    return true
+  }
+  while ((await call.writing.run(key, write, call.signal)) === undefined) throwIfCancelled(call.signal)
+}
+
+async function identityOf(path: string, { files, caller, signal }: DirectoryCall): Promise<string> {
+  await using directory = await files.openDirectory(caller, path, signal)
+  return `${directory.identity.dev}:${directory.identity.ino}`
+}
+
+async function addCache(content: CacheContent, target: DirectoryTarget, call: WritingCall): Promise<void> {
+  const { path } = target
   const index = await readIndex(path, call)
   const blobs: PlacedBlob[] = []
   for (const layer of content.layers) blobs.push(await addLayer(path, layer, target.compression, call))
@@ -122,8 +141,8 @@ export async function writeCacheDirectory(
     )
   }
   const { files, caller } = call
-  await files.replace(caller, `${path}/oci-layout`, layoutFile, 0o644)
-  await files.replace(caller, `${path}/index.json`, Buffer.from(text, 'utf8'), 0o644)
+  await files.exchange(caller, `${path}/oci-layout`, layoutFile, 0o644)
+  await files.exchange(caller, `${path}/index.json`, Buffer.from(text, 'utf8'), 0o644)
 }
 
 /** One of the known forms of the layer that is there, else a new one. */

@@ -5,6 +5,7 @@ import { type CacheContent, collectCache } from '../core/cache-exchange/collect.
 import { type CachePlace, importCaches } from '../core/cache-exchange/imports.js'
 import { pushCache, registryCache } from '../core/cache-exchange/registry.js'
 import type { ImportedCache } from '../core/solve/imported-cache.js'
+import { createSharedWork } from '../core/transfer/shared-work.js'
 import type { TransferCall } from '../core/transfer/transfer.js'
 import type { Caller, CallerFiles } from '../ports/caller.js'
 import type { Clock } from '../ports/clock.js'
@@ -39,6 +40,7 @@ export interface CacheExchange {
 
 export function createCacheExchange(deps: CacheExchangeDeps): CacheExchange {
   const { pushes, files, clock } = deps
+  const writing = createSharedWork()
 
   function transferOf({ options, client, caller, lease, progress, signal }: CacheCall) {
     const access = pushes.accessFor(caller, client, options.transfer)
@@ -62,7 +64,8 @@ export function createCacheExchange(deps: CacheExchangeDeps): CacheExchange {
     const name = target.kind === 'registry' ? target.reference : target.path
     try {
       if (target.kind === 'directory') {
-        await writeCacheDirectory(content, target, { ...call, files, services: pushes.services, transfer })
+        const { services } = pushes
+        await writeCacheDirectory(content, target, { ...call, files, services, transfer, writing })
       } else {
         await pushCache(
           content,

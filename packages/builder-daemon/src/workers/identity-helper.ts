@@ -3,6 +3,7 @@ import { isMainThread, Worker, workerData } from 'node:worker_threads'
 import {
   createDirectory,
   createFile,
+  exchangeFile,
   openDirectory,
   openForReading,
   removeFile,
@@ -104,6 +105,9 @@ function serve(): void {
         return {}
       case 'replace':
         replaceFile(request.path, Buffer.from(request.base64, 'base64'), request.mode)
+        return {}
+      case 'exchange':
+        exchangeFile(request.path, Buffer.from(request.base64, 'base64'), request.mode)
         return {}
       case 'remove':
         removeFile(request.path, identityOf(request))
