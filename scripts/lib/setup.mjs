@@ -42,6 +42,7 @@ export const forTests = {
   'ssh-add': 'openssh-client',
   python3: 'python3',
   'mkfs.ext4': 'e2fsprogs',
+  'mkfs.btrfs': 'btrfs-progs',
   'systemd-analyze': 'systemd',
 }
 

@@ -31,15 +31,18 @@ export interface Copy extends Partial<Omit<CopyParams, 'inputs' | 'upper'>> {
 
 export const emptyLayer = 'sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef'
 
-/** A context, layers below and COPY instructions run on them; everything is gone after each test. */
-export function useCopyBench() {
+/**
+ * A context, layers below and COPY instructions run on them, in a new directory of `place`; everything is gone after each
+ * test.
+ */
+export function useCopyBench(place: string = tmpdir()) {
   let base: string
   let context: string
   let contextFd: number
   let layers: string[]
 
   beforeEach(() => {
-    base = mkdtempSync(join(tmpdir(), 'copy-'))
+    base = mkdtempSync(join(place, 'copy-'))
     context = join(base, 'context')
     mkdirSync(context)
     contextFd = openSync(context, 'r')

@@ -54,6 +54,29 @@ export function mountLoopImage(mebibytes: number, inodes?: number): LoopImage {
   }
 }
 
+/** A Btrfs file system in a file, mounted; undefined where this machine has none. */
+export function mountBtrfs(mebibytes: number): (Disposable & { readonly mountPoint: string }) | undefined {
+  const base = mkdtempSync(join(tmpdir(), 'isula-loop-'))
+  const [image, mountPoint] = [join(base, 'image'), join(base, 'mnt')]
+  mkdirSync(mountPoint)
+  writeFileSync(image, '')
+  truncateSync(image, mebibytes * 1024 * 1024)
+  try {
+    execFileSync('mkfs.btrfs', ['-q', image])
+    execFileSync('mount', ['-o', 'loop', image, mountPoint], { stdio: 'ignore' })
+  } catch {
+    rmSync(base, { recursive: true })
+    return undefined
+  }
+  return {
+    mountPoint,
+    [Symbol.dispose]() {
+      execFileSync('umount', [mountPoint])
+      rmSync(base, { recursive: true })
+    },
+  }
+}
+
 /** Whether this machine lets a test mount a loop image. */
 export function canMountLoop(): boolean {
   try {

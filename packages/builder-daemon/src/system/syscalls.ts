@@ -245,11 +245,18 @@ export function copyFileRange(from: number, to: number, length: number): number 
   throw new SystemError(errno, 'copy_file_range')
 }
 
-/** ioctl FICLONE; false when the file systems cannot share extents. */
-export function cloneFile(from: number, to: number): boolean {
-  if (call.ioctl(to, 0x40049409, from) === 0) return true
+const ETXTBSY = 26
+const ENOTTY = 25
+
+/**
+ * ioctl FICLONE: all of `to` becomes the extents of `from`. `not these` when there is something about the files, `never`
+ * when the file systems cannot.
+ */
+export function cloneFile(from: number, to: number): 'cloned' | 'not these' | 'never' {
+  if (call.ioctl(to, 0x40049409, from) === 0) return 'cloned'
   const errno = lastErrno()
-  if (EXDEV_LIKE.includes(errno)) return false
+  if (errno === EINVAL || errno === ETXTBSY) return 'not these'
+  if (errno === ENOTTY || EXDEV_LIKE.includes(errno)) return 'never'
   throw new SystemError(errno, 'ioctl FICLONE')
 }
 

@@ -131,6 +131,7 @@ export function openedFile(fd: number, path: string): SourceFile {
   return {
     size: stat.size,
     mtimeNs: stat.mtimeNs,
+    local: { fd, dev: stat.dev },
     read: (buffer) => readSync(fd, buffer, 0, buffer.length, null),
     finish() {
       after = fstat(fd)

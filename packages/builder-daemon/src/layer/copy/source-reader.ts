@@ -51,6 +51,8 @@ export interface SourceFile {
   /** Bytes, as of opening. */
   readonly size: number
   readonly mtimeNs: bigint
+  /** The file itself, where it can be had. */
+  readonly local?: { readonly fd: number; readonly dev: bigint }
   /** Fills `buffer` from its start; 0 at the end of the file. */
   read(buffer: Uint8Array): number
   /** What became of the file; called after the last read. */

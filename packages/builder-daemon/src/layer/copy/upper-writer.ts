@@ -16,6 +16,7 @@ import { openContent, openWritten, prefetchContent } from './content-source.js'
 import type { Child, Destination, DirectoryNode, Inode, Line, Metadata } from './destination.js'
 import { changed } from './direct-reader.js'
 import { DamagedReuseError, type Reuse, type ReusedFile } from './reuse.js'
+import { mayShareExtents, shareExtents } from './shared-extents.js'
 import { joinPath } from './source-reader.js'
 import { transfer } from './transfer.js'
 import { keepXattrs, restoreCapability, setXattrs } from './upper-attributes.js'
@@ -81,6 +82,7 @@ function write(
   const tar = createTarWriterOn(pipeline.collector)
   const log = createUpperLog(pipeline)
   const state = upperState(pipeline.slots)
+  const upperDev = fstat(upperFd).dev
 
   function stampOf(metadata: Metadata): Stamp {
     const mtimeNs = fixedTime ?? metadata.mtimeNs
@@ -243,15 +245,19 @@ function write(
       }
       const hasXattrs = metadata.xattrs.length > 0
       const stamp = stampOf(metadata)
-      const inPieces = hasXattrs || size > wholeLimit
-      if (hasXattrs) {
+      const mayShare = mayShareExtents(file, upperDev)
+      const isOpenHere = hasXattrs || mayShare
+      const inPieces = isOpenHere || size > wholeLimit
+      if (isOpenHere) {
         pipeline.drain()
         state.openFile(name, stamp, size)
         // What the file system cannot keep must not stand in the tar either.
-        metadata = setXattrs(state.file, metadata)
+        if (hasXattrs) metadata = setXattrs(state.file, metadata)
       } else if (inPieces) log.openFile(name, stamp, size)
       else if (size === 0) log.putFile(name, stamp, { offset: 0, length: 0 })
 
+      const shared = mayShare ? shareExtents(file, state.file, upperDev) : undefined
+      const content = shared ?? file
       inode.metadata = metadata
       inode.size = size
       const entry = header(path, 'file', metadata, { size })
@@ -263,22 +269,23 @@ function write(
         size,
         (target, offset, length) => {
           control.check()
-          return file.read(target.subarray(offset, offset + length))
+          return content.read(target.subarray(offset, offset + length))
         },
         (offset, length) => {
+          if (shared !== undefined) return
           if (inPieces) log.addToFile({ offset, length })
           else log.putFile(name, stamp, { offset, length })
         },
       )
       const after = file.finish()
-      if (!complete || after.size !== size || after.mtimeNs !== file.mtimeNs) {
+      if (!complete || content.size !== size || after.size !== size || after.mtimeNs !== file.mtimeNs) {
         throw changed(inode.content?.kind === 'source' ? inode.content.path : path)
       }
       if (size > 0) tar.placed(size)
-      if (hasXattrs) {
+      if (isOpenHere) {
         pipeline.drain()
         state.closeFile(stamp)
-        restoreCapability(pathBelow(state.directory, name), metadata)
+        if (hasXattrs) restoreCapability(pathBelow(state.directory, name), metadata)
       } else if (inPieces) log.closeFile(stamp)
     } finally {
       file.close()
