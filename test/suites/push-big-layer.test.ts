@@ -1,10 +1,16 @@
+import { randomBytes } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { getuid } from 'node:process'
 import { gunzipSync } from 'node:zlib'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { pushImage } from '../../packages/builder-daemon/src/core/transfer/push.js'
 import type { TransferCall } from '../../packages/builder-daemon/src/core/transfer/transfer.js'
-import type { LayerWorkers } from '../../packages/builder-daemon/src/ports/layer-worker.js'
+import type {
+  CompressLayerParams,
+  LayerWorkers,
+} from '../../packages/builder-daemon/src/ports/layer-worker.js'
+import { BuilderError } from '../../packages/shared/src/errors/builder-error.js'
 import { digestHex, digestOf } from '../../packages/shared/src/oci/digest.js'
 import { anonymous } from '../support/memory-registry.js'
 import { openPushWorkshop, type PushBench, type PushWorkshop } from '../support/push-bench.js'
@@ -61,6 +67,87 @@ describe.skipIf(getuid?.() !== 0)('the push of a big layer (needs root)', () => 
       ...{ compression: 'gzip', level: undefined },
     })
     expect(alone.digest).toBe(withHelp)
+  })
+
+  /** A layer whose blob is many pieces long. */
+  const noise = (mebibytes: number) => bench.layerWith({ big: randomBytes(mebibytes << 20) })
+  const uploads = () => bench.registry.requests.filter((request) => /^(?:stream|upload)/.test(request))
+
+  test('is sent while it is made, and is in no file', async () => {
+    const layer = await noise(20)
+    const image = await bench.imageOf([layer])
+    const made: CompressLayerParams[] = []
+    const watching: LayerWorkers = {
+      run(job, params, signal) {
+        if (job === 'compressLayer') made.push(params as CompressLayerParams)
+        return workshop.workers.run(job, params, signal)
+      },
+    }
+    await pushImage(image, tagged, asItIs, { ...bench.services, workers: watching }, call())
+    // The other upload is the configuration's.
+    expect(uploads().map((request) => request.split(' ')[0])).toEqual(
+      expect.arrayContaining(['stream', 'upload']),
+    )
+    expect(made).toHaveLength(1)
+    const [[, bytes] = []] = layersSent(image.id)
+    expect(digestOf(gunzipSync(bytes ?? ''))).toBe(layer.diffId)
+    // Its digest is known by now, so nothing is made to find out that it is there.
+    await pushImage(image, tagged, asItIs, { ...bench.services, workers: watching }, call())
+    expect(made).toHaveLength(1)
+    expect(await bench.files()).toEqual([])
+  })
+
+  test('goes from a file to who does not take streams, or takes them too slowly', async () => {
+    const image = await bench.imageOf([await noise(20)])
+    bench.registry.beforeStream = async () => false
+    await pushImage(image, tagged, asItIs, bench.services, call())
+    expect(uploads().map((request) => request.split(' ')[0])).toEqual(
+      expect.arrayContaining(['stream', 'upload', 'upload']),
+    )
+    expect(layersSent(image.id)).toHaveLength(1)
+
+    const slow = await bench.imageOf([await noise(21)])
+    bench.registry.beforeStream = () => new Promise((resolve) => setTimeout(resolve, 3000, true))
+    const other = { endpoint: { ...endpoint, repository: 'slow/b' }, reference: '1' }
+    await pushImage(slow, other, asItIs, bench.services, call())
+    const [config, ...layers] = [...(bench.registry.blobs.get('r.test:5000/slow/b')?.keys() ?? [])]
+    expect([config === undefined, layers.length]).toEqual([false, 1])
+    // Nobody waited for it: the digest was known, and asked for, before it was sent.
+    expect(
+      bench.registry.requests.filter((request) => request.startsWith('has r.test:5000/slow/b')),
+    ).toHaveLength(2)
+    expect(await bench.files()).toEqual([])
+  })
+
+  test('that turns out to be damaged is reported, and a failure of the registry is told', async () => {
+    const layer = await noise(20)
+    const image = await bench.imageOf([layer])
+    bench.registry.beforeStream = () => {
+      throw new BuilderError('ISB_REGISTRY_DENIED', 'you may not')
+    }
+    const refused = pushImage(image, tagged, asItIs, bench.services, call())
+    await expect(refused).rejects.toMatchObject({ code: 'ISB_REGISTRY_DENIED', message: 'you may not' })
+    bench.registry.beforeStream = async () => true
+    const path = join(bench.store.layers.directory(layer.id), 'diff', 'big')
+    writeFileSync(path, randomBytes(20 << 20))
+    const damaged = pushImage(image, tagged, asItIs, bench.services, call())
+    await expect(damaged).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
+    expect(layersSent(image.id)).toEqual([])
+    expect(bench.registry.manifests.size).toBe(0)
+    expect(await bench.files()).toEqual([])
+  })
+
+  test('is left by both threads when the push is cancelled', async () => {
+    const image = await bench.imageOf([await noise(30)])
+    const stop = new AbortController()
+    bench.registry.beforeStream = async (signal) => {
+      stop.abort()
+      signal.throwIfAborted()
+      return true
+    }
+    const cancelled = pushImage(image, tagged, asItIs, bench.services, { ...call(), signal: stop.signal })
+    await expect(cancelled).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+    expect(await bench.files()).toEqual([])
   })
 
   test('a helper that dies fails the push instead of holding it up, and the next one goes well', async () => {

@@ -5,6 +5,7 @@ import type {
   RegistryAccess,
   RegistryClient,
 } from '../../packages/builder-daemon/src/ports/registry.js'
+import { readFromPipe } from '../../packages/builder-daemon/src/system/blob-pipe.js'
 import { BuilderError } from '../../packages/shared/src/errors/builder-error.js'
 import { type Digest, digestOf } from '../../packages/shared/src/oci/digest.js'
 
@@ -23,6 +24,8 @@ export interface MemoryRegistry {
   readonly manifests: Map<string, StoredManifest>
   /** Called before an upload is stored; what it throws is the answer. */
   beforeUpload: (blob: BlobUpload, signal: AbortSignal) => Promise<void>
+  /** Called before a stream is read; false: it is refused. */
+  beforeStream: (signal: AbortSignal) => Promise<boolean>
   /** Mounts from these repositories are denied. */
   readonly closed: Set<string>
 }
@@ -55,6 +58,7 @@ export function memoryRegistry(): MemoryRegistry {
     manifests,
     closed: new Set(),
     beforeUpload: async () => undefined,
+    beforeStream: async () => true,
     client: {
       ping: async () => undefined,
       manifest: unexpected,
@@ -90,6 +94,24 @@ export function memoryRegistry(): MemoryRegistry {
         }
         blobsOf(nameOf(endpoint)).set(blob.digest, content)
         blob.onProgress?.(blob.size)
+      },
+      async streamBlob(endpoint, { memory, path, onProgress }, { signal }) {
+        throwIfAborted(signal)
+        requests.push(`stream ${nameOf(endpoint)}`)
+        if (!(await registry.beforeStream(signal))) return false
+        const pipe = readFromPipe(memory, path, signal)
+        const content: Buffer[] = []
+        for await (const piece of pipe.pieces()) {
+          content.push(Buffer.from(piece))
+          onProgress?.(content.length)
+        }
+        const bytes = Buffer.concat(content)
+        const blob = pipe.whole()
+        if (blob?.digest !== digestOf(bytes) || blob.size !== bytes.length) {
+          throw new BuilderError('ISB_REGISTRY_DENIED', `${nameOf(endpoint)}: 400 DIGEST_INVALID`)
+        }
+        blobsOf(nameOf(endpoint)).set(blob.digest, bytes)
+        return true
       },
       async putManifest(endpoint, reference, { mediaType, bytes }, { signal }) {
         throwIfAborted(signal)

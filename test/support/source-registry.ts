@@ -137,6 +137,7 @@ export function sourceRegistry(): SourceRegistry {
       hasBlob: unexpected,
       mountBlob: unexpected,
       uploadBlob: unexpected,
+      streamBlob: unexpected,
       putManifest: unexpected,
       tags: unexpected,
       referrers: unexpected,

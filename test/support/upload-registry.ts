@@ -27,7 +27,13 @@ export interface UploadRegistry extends TestRegistry {
 /** An upload server that keeps the distribution spec to the letter, but for its faults. */
 export async function startUploadRegistry(
   faults: readonly UploadFault[],
-  options: { readonly minimum?: number; readonly ahead?: boolean; readonly relative?: boolean } = {},
+  options: {
+    readonly minimum?: number
+    readonly ahead?: boolean
+    readonly relative?: boolean
+    /** Takes bodies that do not say how long they are, as Docker's registry does. */
+    readonly streams?: boolean
+  } = {},
 ): Promise<UploadRegistry> {
   const left = faults.map((fault) => ({ ...fault, times: fault.times ?? 1 }))
   const sessions = new Map<string, Buffer>()
@@ -107,7 +113,8 @@ export async function startUploadRegistry(
       return
     }
     const start = /^(\d+)-(\d+)$/.exec(request.headers['content-range'] ?? '')?.[1]
-    if (method === 'PATCH' && Number(start) !== session.length) {
+    const isStream = options.streams === true && request.headers['transfer-encoding'] === 'chunked'
+    if (method === 'PATCH' && !isStream && Number(start) !== session.length) {
       message.resume()
       response.writeHead(416, { ...location(id), ...rangeOf(session) }).end()
       return

@@ -76,6 +76,7 @@ describe.skipIf(!asRoot)('a layer becomes a blob', () => {
         const bytes = readFileSync(params.file)
         expect(made).toEqual({
           ...sealed,
+          isBehind: false,
           digest: digestOf(bytes),
           size: bytes.length,
           recipe: expect.stringMatching(`^${compression}:${level ?? '[0-9]'}:`),

@@ -10,6 +10,7 @@ import type {
   WriteFileParams,
   WriteFileResult,
 } from '../ports/layer-worker.js'
+import { writeToPipe } from '../system/blob-pipe.js'
 import { hasErrno } from '../system/system-error.js'
 import { type BlockSink, fillRing, headBytes, helpWithRing, ringBytes } from './compress/block-ring.js'
 import { type BlockEngine, blockSize, type StreamEngine } from './compress/compressor.js'
@@ -27,7 +28,10 @@ export function compressLayerJob(
   control: JobControl = uncontrolled,
 ): CompressLayerResult {
   const { engine, level, recipe } = chooseEngine(params.compression, params.level)
-  const file = createHashedFile(params.file)
+  const file =
+    params.pipe === undefined
+      ? createHashedFile(params.file)
+      : createHashedPipe(params.pipe, params.file, control)
   try {
     const sink =
       engine.kind === 'stream'
@@ -36,7 +40,7 @@ export function compressLayerJob(
     try {
       const sealed = writeLayerTo(params, sink.append, control)
       sink.finish()
-      return { ...sealed, ...file.finish(), recipe }
+      return { ...sealed, ...file.finish(), recipe, isBehind: file.isBehind() }
     } finally {
       sink.close()
     }
@@ -123,22 +127,60 @@ export function writeFileJob({ file: path, content }: WriteFileParams): WriteFil
   }
 }
 
-function createHashedFile(path: string) {
+interface HashedOutput {
+  write(bytes: Buffer): void
+  finish(): WriteFileResult
+  close(): void
+  isBehind(): boolean
+}
+
+function createHashedFile(path: string): HashedOutput {
   const fd = openSync(path, 'w', 0o600)
+  return hashed(
+    (bytes) => {
+      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
+    },
+    { finish: () => undefined, close: () => closeSync(fd), isBehind: () => false },
+  )
+}
+
+function createHashedPipe(memory: SharedArrayBuffer, path: string, control: JobControl): HashedOutput {
+  const pipe = writeToPipe(memory, path, control.check)
+  return hashed(pipe.write, {
+    finish: ({ digest }) => pipe.finish(digest),
+    close: pipe.close,
+    isBehind: () => pipe.usesFile,
+  })
+}
+
+function hashed(
+  write: (bytes: Buffer) => void,
+  {
+    finish,
+    ...rest
+  }: Pick<HashedOutput, 'close' | 'isBehind'> & { readonly finish: (made: WriteFileResult) => void },
+): HashedOutput {
   const hash = createHash('sha256')
   let size = 0
+  function withRoom(work: () => void): void {
+    try {
+      work()
+    } catch (cause) {
+      if (!hasErrno(cause, 'ENOSPC') && !hasErrno(cause, 'EDQUOT')) throw cause
+      throw new BuilderError('ISB_NO_SPACE', 'no space left to prepare a blob for its upload', { cause })
+    }
+  }
   return {
-    write(bytes: Buffer): void {
+    write(bytes) {
       hash.update(bytes)
       size += bytes.length
-      try {
-        for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
-      } catch (cause) {
-        if (!hasErrno(cause, 'ENOSPC') && !hasErrno(cause, 'EDQUOT')) throw cause
-        throw new BuilderError('ISB_NO_SPACE', 'no space left to prepare a blob for its upload', { cause })
-      }
+      withRoom(() => write(bytes))
     },
-    finish: () => ({ digest: digestFromHex(hash.digest('hex')), size }),
-    close: () => closeSync(fd),
+    finish() {
+      const made = { digest: digestFromHex(hash.digest('hex')), size }
+      withRoom(() => finish(made))
+      return made
+    },
+    ...rest,
   }
 }

@@ -158,6 +158,11 @@ export interface CompressLayerParams {
   readonly level: number | undefined
   /** Its content is replaced. */
   readonly file: string
+  /**
+   * Memory that the compressed bytes go through on their way to `RegistryClient.streamBlob`, 1 MiB at least, its first
+   * 4 KiB zeros: the file then gets what that is too slow for, and nothing most often.
+   */
+  readonly pipe?: SharedArrayBuffer | undefined
   /** Memory to share with `helpCompression`, 3 MiB at least, its first 4 KiB zeros; undefined: nobody helps. */
   readonly shared?: SharedArrayBuffer | undefined
 }
@@ -174,6 +179,8 @@ export interface HelpCompressionResult {
 export interface CompressLayerResult extends SealResult, WriteFileResult {
   /** How it was done (see LayerBlob.recipe). */
   readonly recipe: string
+  /** With a `pipe`: its reader was too slow. */
+  readonly isBehind: boolean
 }
 
 export interface WriteFileParams {

@@ -77,6 +77,15 @@ export interface BlobUpload {
   readonly onProgress?: ((done: number) => void) | undefined
 }
 
+/** A blob that is still being made, in another thread. */
+export interface BlobStream {
+  /** What `compressLayer` was given as its `pipe`. */
+  readonly memory: SharedArrayBuffer
+  /** Its file, for what comes faster than it goes. */
+  readonly path: string
+  readonly onProgress?: ((done: number) => void) | undefined
+}
+
 /**
  * A client of the OCI distribution spec (and of Docker's registry v2, which it grew from): one operation, one
  * endpoint. Every failure is a BuilderError whose text names the registry, the repository, the status and what the
@@ -106,6 +115,11 @@ export interface RegistryClient {
   mountBlob(endpoint: Endpoint, digest: Digest, from: string, call: RegistryCall): Promise<boolean>
   /** Resolves when the registry has the blob; after a failure it goes on where the registry says it is. */
   uploadBlob(endpoint: Endpoint, blob: BlobUpload, call: RegistryCall): Promise<void>
+  /**
+   * Sends a blob while it is made; once, without a second attempt at anything. True: the registry has it. False: it has to
+   * be sent by `uploadBlob`, which also tells what is wrong. A blob that is not finished is a failure of no particular kind.
+   */
+  streamBlob(endpoint: Endpoint, stream: BlobStream, call: RegistryCall): Promise<boolean>
   /** Fails with ISB_IMAGE_NOT_FOUND when the registry misses a blob that the manifest names. */
   putManifest(
     endpoint: Endpoint,

@@ -2,8 +2,10 @@ import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder
 import type { Endpoint, RegistryCall, RegistryClient } from '../ports/registry.js'
 import { cancellation } from './http/cancellation.js'
 import type { RegistryHttp } from './http/exchange.js'
+import { RecentMap } from './http/recent-map.js'
 import { fetchBlob, readBlob } from './operations/blob-download.js'
 import { hasBlob, mountBlob } from './operations/blob-presence.js'
+import { streamBlob } from './operations/blob-stream.js'
 import { uploadBlob } from './operations/blob-upload.js'
 import { listReferrers, listTags } from './operations/lists.js'
 import { putManifest } from './operations/manifest-upload.js'
@@ -28,6 +30,8 @@ export function createRegistryClient(http: RegistryHttp): RegistryClient {
     }
   }
   const uploads = createOpenUploads()
+  /** Registries that want to know the size of what they get. */
+  const refusing = new RecentMap<true>()
   return {
     ping: (endpoint, call) => run(endpoint, call, ping),
     manifest: (endpoint, reference, call) => run(endpoint, call, (target) => readManifest(target, reference)),
@@ -43,6 +47,13 @@ export function createRegistryClient(http: RegistryHttp): RegistryClient {
       ),
     uploadBlob: (endpoint, blob, call) =>
       run(endpoint, call, (target) => uploadBlob(target, blob, uploads.take(endpoint, blob.digest, call))),
+    async streamBlob(endpoint, stream, call) {
+      const key = `${endpoint.host} ${endpoint.insecure}`
+      if (refusing.get(key) === true) return false
+      const outcome = await run(endpoint, call, (target) => streamBlob(target, stream))
+      if (outcome === 'refused') refusing.set(key, true)
+      return outcome === 'stored'
+    },
     putManifest: (endpoint, reference, manifest, call) =>
       run(endpoint, call, (target) => putManifest(target, reference, manifest)),
     tags: (endpoint, call) => run(endpoint, call, listTags),

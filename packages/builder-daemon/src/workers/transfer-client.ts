@@ -207,6 +207,8 @@ export function createTransferClient(options: TransferClientOptions): RegistryCl
     mountBlob: (endpoint, digest, from, call) => run('mountBlob', [endpoint, digest, from], call),
     uploadBlob: (endpoint, { digest, size, path, onProgress }, call) =>
       run('uploadBlob', [endpoint, { digest, size, path }], call, onProgress),
+    streamBlob: (endpoint, { memory, path, onProgress }, call) =>
+      run('streamBlob', [endpoint, { memory, path }], call, onProgress),
     putManifest: (endpoint, reference, { mediaType, bytes }, call) =>
       run('putManifest', [endpoint, reference, { mediaType, bytes: new Uint8Array(bytes) }], call),
     tags: (endpoint, call) => run('tags', [endpoint], call),

@@ -32,6 +32,10 @@ export interface TransferOperations {
     ]
     readonly result: undefined
   }
+  streamBlob: {
+    readonly params: readonly [Endpoint, { readonly memory: SharedArrayBuffer; readonly path: string }]
+    readonly result: boolean
+  }
   putManifest: {
     readonly params: readonly [Endpoint, string, { readonly mediaType: string; readonly bytes: Uint8Array }]
     readonly result: undefined

@@ -47,6 +47,8 @@ const operations: OperationTable = {
   mountBlob: (client, [endpoint, digest, from], call) => client.mountBlob(endpoint, digest, from, call),
   uploadBlob: (client, [endpoint, blob], call, onProgress) =>
     client.uploadBlob(endpoint, { ...blob, onProgress }, call),
+  streamBlob: (client, [endpoint, stream], call, onProgress) =>
+    client.streamBlob(endpoint, { ...stream, onProgress }, call),
   putManifest: (client, [endpoint, reference, manifest], call) =>
     client.putManifest(endpoint, reference, manifest, call),
   tags: (client, [endpoint], call) => client.tags(endpoint, call),

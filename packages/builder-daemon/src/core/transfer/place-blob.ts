@@ -13,6 +13,8 @@ import type { LayerBlob } from '../../ports/transfer-memory.js'
 import type { Compression } from '../image/compression-level.js'
 import type { BlobInfo } from '../image/manifest.js'
 import type { SavedLayer } from '../images/saved-layers.js'
+import { withPipe } from './blob-pipes.js'
+import { throwIfCancelled } from './cancelled.js'
 import { inPairs } from './compression-help.js'
 import type { TransferCall, TransferServices } from './transfer.js'
 
@@ -35,8 +37,11 @@ export interface WantedLayer {
 const maxForms = 4
 const maxMounts = 2
 
-/** Layers from this size on are compressed by more than one thread, bytes. */
-const worthHelp = 16 << 20
+/** Layers from this size on are compressed by more than one thread, and sent meanwhile, bytes. */
+const big = 16 << 20
+
+const isBig = ({ size }: SavedLayer): boolean => size >= big
+
 /**
  * Makes the registry have the layer in one of the forms: one that it has, else one that it has in another repository,
  * else one that is made and sent. Damage of the layer is reported to the store. What was found out is remembered at
@@ -69,6 +74,10 @@ export async function placeLayer(
   }
   call.onLog(`Copying blob ${layer.diffId}`)
   await wanted.after
+  if (isBig(layer)) {
+    const sent = await streamed({ layer, wanted, missing }, endpoint, services, call)
+    if (sent !== undefined) return sent
+  }
   using file = await compressed(layer, wanted, services, call)
   const { made } = file
   await memory.rememberBlob(layer.diffId, made)
@@ -76,6 +85,56 @@ export async function placeLayer(
   if (isNew && (await isThere(made.digest, endpoint, services, call))) return made
   if (isNew && (await mountedFrom(made.digest, endpoint, services, call)) !== undefined) return made
   await upload(made, file.path, endpoint, services, call)
+  return made
+}
+
+/**
+ * Sends it while it is compressed; undefined when the registry has to be given it in another way. A registry that is slow
+ * is asked for the blob again once its digest is known.
+ */
+async function streamed(
+  {
+    layer,
+    wanted,
+    missing,
+  }: { readonly layer: SavedLayer; readonly wanted: WantedLayer; readonly missing: ReadonlySet<Digest> },
+  endpoint: Endpoint,
+  services: TransferServices,
+  call: TransferCall,
+): Promise<PlacedBlob | undefined> {
+  const { client, memory, files } = services
+  const stop = new AbortController()
+  const both = { ...call, signal: AbortSignal.any([call.signal, stop.signal]) }
+  /** What one of them came to; neither goes on without the other. */
+  const end = async <T>(work: Promise<T>): Promise<PromiseSettledResult<T>> => {
+    const [settled] = await Promise.allSettled([work])
+    if (settled.status === 'rejected' || settled.value === false) stop.abort()
+    return settled
+  }
+  using file = await files.create(call.access.uid)
+  let made: LayerBlob | undefined
+  let isFound = false
+  const [sent, making] = await withPipe((pipe) => {
+    const onProgress = (done: number): void => {
+      if (made !== undefined) call.onProgress?.(made.digest, done, made.size)
+    }
+    const stream = { memory: pipe, path: file.path, onProgress }
+    const make = async (): Promise<void> => {
+      const result = await compress(layer, wanted, { file: file.path, pipe }, services, both)
+      made = result.made
+      await memory.rememberBlob(layer.diffId, made)
+      if (!result.isBehind || missing.has(made.digest)) return
+      isFound = await isThere(made.digest, endpoint, services, both)
+      if (isFound) stop.abort()
+    }
+    return Promise.all([end(client.streamBlob(endpoint, stream, registryCall(both))), end(make())])
+  })
+  throwIfCancelled(call.signal)
+  if (isFound) return made
+  if (making.status === 'rejected' && !isBuilderError(making.reason, 'ISB_CANCELLED')) throw making.reason
+  if (sent.status === 'rejected') throw sent.reason
+  if (!sent.value || made === undefined) return undefined
+  await memory.rememberPlace(call.access.uid, endpoint.host, endpoint.repository, [made.digest])
   return made
 }
 
@@ -160,36 +219,50 @@ interface MadeBlob extends HeldBlob {
   readonly made: LayerBlob
 }
 
+type Recipe = Pick<WantedLayer, 'compression' | 'level'>
+
+async function compressed(
+  layer: SavedLayer,
+  recipe: Recipe,
+  services: TransferServices,
+  call: TransferCall,
+): Promise<MadeBlob> {
+  const held = await services.files.create(call.access.uid)
+  try {
+    const { made } = await compress(layer, recipe, { file: held.path }, services, call)
+    return { made, path: held.path, [Symbol.dispose]: () => held[Symbol.dispose]() }
+  } catch (error) {
+    held[Symbol.dispose]()
+    throw error
+  }
+}
+
 /**
  * Big layers have their turn in the order in which this is called. The store learns of damage, so that storing the
  * content again replaces the layer.
  */
-async function compressed(
+async function compress(
   layer: SavedLayer,
-  { compression, level }: Pick<WantedLayer, 'compression' | 'level'>,
+  { compression, level }: Recipe,
+  to: Pick<CompressLayerParams, 'file' | 'pipe'>,
   services: TransferServices,
   call: TransferCall,
-): Promise<MadeBlob> {
-  const { workers, files } = services
+): Promise<{ readonly made: LayerBlob; readonly isBehind: boolean }> {
+  const { workers } = services
   const { id, directory: layerDirectory, keepsHeaders, diffId } = layer
-  const params = { layerDirectory, keepsHeaders, expectedDiffId: diffId, compression, level }
-  const inFile = async (shared: SharedArrayBuffer | undefined): Promise<MadeBlob> => {
-    const held = await files.create(call.access.uid)
+  const whole = { layerDirectory, keepsHeaders, expectedDiffId: diffId, compression, level, ...to }
+  const run = async (shared: SharedArrayBuffer | undefined) => {
     try {
-      const whole = { ...params, file: held.path }
-      const { digest, size, recipe } = await (shared === undefined
+      const { digest, size, recipe, isBehind } = await (shared === undefined
         ? workers.run('compressLayer', whole, call.signal)
         : withHelp({ ...whole, shared }, workers, call.signal))
-      const made = { digest, size, compression, recipe }
-      return { made, path: held.path, [Symbol.dispose]: () => held[Symbol.dispose]() }
+      return { made: { digest, size, compression, recipe }, isBehind }
     } catch (error) {
-      held[Symbol.dispose]()
       if (isBuilderError(error, 'ISB_IMAGE_DAMAGED')) await services.layers.reportDamage(id)
       throw error
     }
   }
-  const isBig = layer.size >= worthHelp && compression === 'gzip'
-  return isBig ? await inPairs(workers, inFile) : await inFile(undefined)
+  return isBig(layer) && compression === 'gzip' ? await inPairs(workers, run) : await run(undefined)
 }
 
 /** Ends when nobody uses the shared memory any more. Without a thread that is free the helper never starts. */

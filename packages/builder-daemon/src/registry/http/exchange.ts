@@ -8,9 +8,10 @@ export interface Scope {
   readonly mountFrom?: string | undefined
 }
 
-/** A body that can be sent again from its start when the request is repeated. */
+/** A body that can be sent again from its start when the request is repeated, if its size is known. */
 export interface RequestBody {
-  readonly size: number
+  /** undefined: nobody knows yet, and it may be opened once only. */
+  readonly size: number | undefined
   /** Chunks of any length, `size` bytes in all. One is valid until the one after the next is asked for. */
   readonly open: () => AsyncIterable<Uint8Array>
 }

@@ -280,7 +280,10 @@ export function createRegistryHttp(options: RegistryHttpOptions): RegistryHttp {
 
 /** What moves many bytes; questions must not wait behind it. */
 function isTransfer({ method, target, body }: Exchange): boolean {
-  return (method === 'GET' && /\/blobs\/(?!uploads\/)/.test(String(target))) || (body?.size ?? 0) > small
+  return (
+    (method === 'GET' && /\/blobs\/(?!uploads\/)/.test(String(target))) ||
+    (body !== undefined && (body.size ?? small + 1) > small)
+  )
 }
 
 function isLoopbackName(host: string): boolean {

@@ -125,7 +125,9 @@ function begin(
         ? wire.method === 'POST' || wire.method === 'PUT' || wire.method === 'PATCH'
           ? { 'content-length': '0' }
           : {}
-        : { 'content-length': String(body.size) }),
+        : body.size === undefined
+          ? { 'transfer-encoding': 'chunked' }
+          : { 'content-length': String(body.size) }),
       ...(forwarded && proxy.authorization !== undefined
         ? { 'proxy-authorization': proxy.authorization }
         : {}),
@@ -135,6 +137,7 @@ function begin(
   const reply = new Promise<Reply>((resolve, reject) => {
     let headTimer: NodeJS.Timeout | undefined
     let lendTimer: NodeJS.Timeout | undefined
+    let sent = 0
     const lendLater = () => {
       clearTimeout(lendTimer)
       lendTimer = setTimeout(() => slot?.lend(), Math.min(limits.stalled, limits.idle / 2))
@@ -155,7 +158,7 @@ function begin(
     signal.addEventListener('abort', abort, { once: true })
     outgoing.once('finish', () => {
       lendLater()
-      const patience = limits.head + (wire.work / bytesPerSecond) * 1000
+      const patience = limits.head + (Math.max(wire.work, sent) / bytesPerSecond) * 1000
       headTimer = setTimeout(() => {
         late = true
         fail(new NoAnswer(`no answer for ${seconds(patience)} s`, { transient: true, late }))
@@ -185,7 +188,12 @@ function begin(
     })
     lendLater()
     if (body === undefined) outgoing.end()
-    else sendBody(outgoing, body, limits, slot).catch(fail)
+    else {
+      const onSent = (bytes: number): void => {
+        sent = bytes
+      }
+      sendBody(outgoing, body, { limits, slot, onSent }).catch(fail)
+    }
   })
   return { outgoing, reply, late: () => late }
 }
@@ -205,8 +213,16 @@ function isOurs(error: unknown): boolean {
 async function sendBody(
   outgoing: ClientRequest,
   body: RequestBody,
-  limits: HttpLimits,
-  slot: Slot | undefined,
+  {
+    limits,
+    slot,
+    onSent,
+  }: {
+    readonly limits: HttpLimits
+    readonly slot: Slot | undefined
+    /** Told before the request ends. */
+    readonly onSent: (bytes: number) => void
+  },
 ): Promise<void> {
   let answered = false
   let wake = () => {}
@@ -226,7 +242,7 @@ async function sendBody(
     for await (const chunk of body.open()) {
       if (answered || outgoing.destroyed) return
       sent += chunk.length
-      if (sent > body.size) break
+      if (body.size !== undefined && sent > body.size) break
       if (outgoing.write(chunk)) continue
       watch.waiting()
       await new Promise<void>((resolve) => {
@@ -239,7 +255,10 @@ async function sendBody(
     watch.end()
   }
   if (answered || outgoing.destroyed) return
-  if (sent !== body.size) throw new Error(`a body of ${body.size} bytes gave ${sent}`)
+  if (body.size !== undefined && sent !== body.size) {
+    throw new Error(`a body of ${body.size} bytes gave ${sent}`)
+  }
+  onSent(sent)
   outgoing.end()
 }
 
