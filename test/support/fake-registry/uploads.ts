@@ -55,8 +55,12 @@ async function begin({ name }: Route, ask: Ask): Promise<Reply> {
 async function patch(upload: Upload, ask: Ask): Promise<Reply> {
   const { request, complain, abilities } = ask
   const length = request.headers['content-length']
-  if (length === undefined) complain('PATCH has no Content-Length')
   const range = request.headers['content-range']
+  // As Docker's own client sends blobs that it compresses meanwhile: all of it, of a length that it does not know.
+  const isStream = request.headers['transfer-encoding'] === 'chunked' && range === undefined
+  if (isStream && upload.size > 0) complain('PATCH of a stream does not begin the upload')
+  if (isStream && abilities.maxBody !== undefined) return tooLarge()
+  if (length === undefined && !isStream) complain('PATCH has no Content-Length')
   if (range !== undefined) {
     const [, start = '', end = ''] = /^(\d+)-(\d+)$/.exec(range) ?? []
     if (start === '' || Number(end) - Number(start) + 1 !== Number(length)) {
