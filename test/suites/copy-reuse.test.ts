@@ -18,6 +18,13 @@ import { sealJob } from '../../packages/builder-daemon/src/layer/seal.js'
 import { lsetxattr } from '../../packages/builder-daemon/src/system/extended-attributes.js'
 import { type Copy, useCopyBench } from '../support/copy-bench.js'
 
+interface Copied {
+  readonly layer: string
+  /** Upper of the copy that was not told what the digest of the sources saw. */
+  readonly unseen: string
+  readonly damaged: boolean
+}
+
 const isRoot = process.getuid?.() === 0
 
 describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
@@ -35,19 +42,24 @@ describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
   const at = (path: string) => join(bench.context, path)
 
   /** Copies as a build does, reusing the layer before; the result is that of copying everything. */
-  function copy(options: Copy = {}): { readonly layer: string; readonly damaged: boolean } {
+  function copy(options: Copy = {}): Copied {
     const params = bench.remembered(bench.paramsOf(['.'], '/x/', options))
-    const { contentKey } = digestSourcesJob(params)
-    const plain = copyJob({ ...params, upper: bench.paramsOf(['.'], '/x/', options).upper })
-    const { reuseDamaged, ...result } = copyJob({ ...params, reuse: previous })
+    const { contentKey, seen } = digestSourcesJob(params)
+    const upper = () => bench.paramsOf(['.'], '/x/', options).upper
+    const plain = copyJob({ ...params, upper: upper() })
+    expect(copyJob({ ...params, upper: upper(), seen })).toEqual(plain)
+    const unseen = upper()
+    const other = copyJob({ ...params, upper: unseen, reuse: previous })
+    const { reuseDamaged, ...result } = copyJob({ ...params, reuse: previous, seen })
     expect(result).toEqual(plain)
+    expect(other).toEqual(reuseDamaged === true ? { ...plain, reuseDamaged } : plain)
     expect(result.contentKey).toBe(contentKey)
     const { contentKey: _, ...sealed } = result
     expect(sealJob({ upper: params.upper, fixedTime: undefined, identify: true })).toEqual(sealed)
     const layer = dirname(params.upper)
     renameSync(params.upper, join(layer, 'diff'))
     previous = layer
-    return { layer, damaged: reuseDamaged === true }
+    return { layer, unseen, damaged: reuseDamaged === true }
   }
 
   const inode = (layer: string, path: string) => lstatSync(join(layer, 'diff/x', path)).ino
@@ -159,11 +171,14 @@ describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
     expect(shared(before.layer, copy().layer, paths)).toEqual([])
   })
 
-  test('what was touched a moment ago is copied', () => {
+  test('what was touched a moment ago is linked only when it was read again', () => {
     const paths = tree()
     vi.restoreAllMocks()
     const before = copy()
-    expect(shared(before.layer, copy().layer, paths)).toEqual([])
+    const after = copy()
+    expect(shared(before.layer, after.layer, paths)).toEqual(paths)
+    const copied = paths.filter((path) => lstatSync(join(after.unseen, 'x', path)).nlink === 1)
+    expect(copied).toEqual(paths)
   })
 
   test('a file that can have no more names is copied', () => {

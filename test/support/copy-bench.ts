@@ -117,8 +117,13 @@ export function useCopyBench(place: string = tmpdir()) {
     const { contentKey } = digestSourcesJob(params)
     const remembering = remembered(params)
     // Read, then perhaps remembered.
-    for (const _ of ['first', 'second']) expect(digestSourcesJob(remembering).contentKey).toBe(contentKey)
+    const { contentKey: read, seen } = digestSourcesJob(remembering)
+    for (const key of [read, digestSourcesJob(remembering).contentKey]) expect(key).toBe(contentKey)
     const result = copyJob(remembering)
+    if (seen !== undefined) {
+      const { upper } = paramsOf([], destination, options)
+      expect(copyJob({ ...remembering, upper, seen })).toEqual(result)
+    }
     expect(result.contentKey).toBe(contentKey)
     const { fixedTime } = params
     expect(sealJob({ upper: params.upper, fixedTime, identify: true })).toEqual({

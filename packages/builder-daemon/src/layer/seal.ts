@@ -1,12 +1,14 @@
 import { readSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import type { IdentifiedLayer, SealParams } from '../ports/layer-worker.js'
+import { hasSingleNames } from './copy/sources-log.js'
 import { type JobControl, uncontrolled } from './job-control.js'
 import { createPipeline } from './pipe/pipeline.js'
 import { createContentIdentity } from './tar/content-id.js'
 import { createTarWriter, createTarWriterOn, type TarSummary } from './tar/writer.js'
-import { walkUpper } from './walk.js'
+import { type WalkOptions, walkUpper } from './walk.js'
 
 /** Hashes an upper as a canonical layer tar. Nobody may write to it meanwhile. */
 export function sealJob(params: SealParams, control: JobControl = uncontrolled): IdentifiedLayer {
@@ -22,7 +24,7 @@ export function sealTo(
   output: ((bytes: Buffer) => void) | undefined,
 ): TarSummary {
   const writer = createTarWriter(output)
-  walkUpper(upper, fixedTime, control, {
+  walkUpper(upper, optionsOf({ upper, fixedTime }, control), {
     entry(entry, fd) {
       writer.entry(entry)
       if (fd !== undefined && !writer.payloadFrom(readerOf(fd, control))) throw becameShorter(entry.path)
@@ -36,7 +38,7 @@ function identified({ upper, fixedTime }: SealParams, control: JobControl): Iden
   const identity = createContentIdentity()
   using pipeline = createPipeline(() => undefined, control)
   const writer = createTarWriterOn(pipeline.collector)
-  walkUpper(upper, fixedTime, control, {
+  walkUpper(upper, optionsOf({ upper, fixedTime }, control), {
     entry(entry, fd) {
       writer.entry(entry)
       pipeline.log(entry.type === 'file' ? entry.size : 'none', (digest) => {
@@ -51,6 +53,11 @@ function identified({ upper, fixedTime }: SealParams, control: JobControl): Iden
     },
   })
   return { ...writer.finish(), contentId: identity.finish() }
+}
+
+/** A COPY says beside its layer that the many names of its files are names in other layers. */
+function optionsOf({ upper, fixedTime }: SealParams, control: JobControl): WalkOptions {
+  return { fixedTime, control, hasSingleNames: hasSingleNames(dirname(upper)) }
 }
 
 function readerOf(fd: number, control: JobControl) {

@@ -26,19 +26,25 @@ export interface LayerVisitor {
 const MAX_PATH = 4096
 const SECOND = 1_000_000_000n
 
+export interface WalkOptions {
+  /** Seconds: every mtime becomes that, on disk too. */
+  readonly fixedTime: number | undefined
+  /** No two names in the upper are one file, so that none has to be remembered for another. */
+  readonly hasSingleNames?: boolean
+  readonly control: JobControl
+}
+
 /**
  * Walks the upper directory of an overlay as the changeset it is: names sorted by bytes, a directory
  * before what is in it, deletions as `.wh.` entries, the later names of a file as hard links to the
- * first. Sockets are left out, as by every builder. With `fixedTime` (seconds) every mtime becomes
- * that, on disk too.
+ * first. Sockets are left out, as by every builder.
  *
  * The root directory itself has no entry (docker, BuildKit and containerd write none) unless it has
  * another mode than 0755, another owner than root or extended attributes: those would be lost.
  */
 export function walkUpper(
   upper: string,
-  fixedTime: number | undefined,
-  control: JobControl,
+  { fixedTime, hasSingleNames = false, control }: WalkOptions,
   visitor: LayerVisitor,
 ): void {
   const seen = new Map<bigint, Map<bigint, string>>()
@@ -91,7 +97,7 @@ export function walkUpper(
         closeSync(fd)
       }
     } else {
-      const first = stat.nlink > 1 ? remember(stat, path) : undefined
+      const first = stat.nlink > 1 && !hasSingleNames ? remember(stat, path) : undefined
       if (first !== undefined) {
         const entry = toEntry(path, stat, mtimeNs, noAttributes)
         visitor.entry({ ...entry, type: 'hardlink', size: 0, linkName: first }, undefined)

@@ -39,7 +39,7 @@ export interface LayerJobs {
   /** Executes a COPY or ADD into an empty upper, hashing the layer in the same pass. */
   copy: { params: CopyParams; result: CopyResult }
   /** Content digest of what a COPY or ADD would copy, without copying. */
-  digestSources: { params: CopyParams; result: { contentKey: string } }
+  digestSources: { params: CopyParams; result: DigestedSources }
   /** What differs between what two copies took; undefined when one of them left no record of it. */
   explainSources: { params: ExplainSourcesParams; result: SourceChanges | undefined }
   /** mkdir -p inside the root; `created` false when nothing had to be made. */
@@ -223,6 +223,23 @@ export interface CopyParams {
    * become hard links.
    */
   readonly reuse?: string | undefined
+  /** What `digestSources` saw of the same inputs a moment ago: they are not looked at again as long as it holds. */
+  readonly seen?: SeenSources | undefined
+}
+
+export interface DigestedSources {
+  readonly contentKey: string
+  /** Given where all of the sources were looked at, which they were not when nothing of them changed. */
+  readonly seen?: SeenSources | undefined
+}
+
+/** What a look at sources told, in memory that threads share: see `layer/copy/seen-sources`. */
+export interface SeenSources {
+  readonly contentKey: string
+  readonly records: SharedArrayBuffer
+  readonly notes: SharedArrayBuffer
+  /** Directories that are copied: number of the input, path, and where their records begin. */
+  readonly tops: readonly { readonly input: number; readonly path: string; readonly at: number }[]
 }
 
 export type ResolvedCopyInput =

@@ -62,27 +62,31 @@ function deviceNumber(major: number, minor: number): bigint {
   return knownDev
 }
 
-function nanoseconds(offset: number): bigint {
-  return record.readBigInt64LE(offset) * 1_000_000_000n + BigInt(record.readUInt32LE(offset + 8))
+function nanoseconds(bytes: Buffer, at: number): bigint {
+  return bytes.readBigInt64LE(at) * 1_000_000_000n + BigInt(bytes.readUInt32LE(at + 8))
 }
 
-// Offsets of struct statx, linux/stat.h.
-function decode(): FileStat {
-  const mode = record.readUInt16LE(28)
+/** What a struct statx (linux/stat.h) at `at` says. */
+export function decodeStatx(bytes: Buffer, at: number): FileStat {
+  const mode = bytes.readUInt16LE(at + 28)
   return {
     type: types[mode >> 12] ?? 'file',
     mode: mode & 0o7777,
-    uid: record.readUInt32LE(20),
-    gid: record.readUInt32LE(24),
-    size: record.readUInt32LE(40) + record.readUInt32LE(44) * 0x1_0000_0000,
-    nlink: record.readUInt32LE(16),
-    dev: deviceNumber(record.readUInt32LE(136), record.readUInt32LE(140)),
-    ino: record.readBigUInt64LE(32),
-    rdevMajor: record.readUInt32LE(128),
-    rdevMinor: record.readUInt32LE(132),
-    mtimeNs: nanoseconds(112),
-    ctimeNs: nanoseconds(96),
+    uid: bytes.readUInt32LE(at + 20),
+    gid: bytes.readUInt32LE(at + 24),
+    size: bytes.readUInt32LE(at + 40) + bytes.readUInt32LE(at + 44) * 0x1_0000_0000,
+    nlink: bytes.readUInt32LE(at + 16),
+    dev: deviceNumber(bytes.readUInt32LE(at + 136), bytes.readUInt32LE(at + 140)),
+    ino: bytes.readBigUInt64LE(at + 32),
+    rdevMajor: bytes.readUInt32LE(at + 128),
+    rdevMinor: bytes.readUInt32LE(at + 132),
+    mtimeNs: nanoseconds(bytes, at + 112),
+    ctimeNs: nanoseconds(bytes, at + 96),
   }
+}
+
+function decode(): FileStat {
+  return decodeStatx(record, 0)
 }
 
 /** Does not follow a symbolic link at `path` unless `flags` is 0. */
@@ -105,6 +109,32 @@ export function lstatIfExists(dirfd: number, path: string): FileStat | undefined
 export function fstat(fd: number): FileStat {
   checked(statxCall(fd, cString('', 'statx'), AT_EMPTY_PATH, BASIC_STATS, record), 'statx')
   return decode()
+}
+
+export interface FileStamp {
+  readonly size: number
+  /** Permission bits as in `FileStat`. */
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  /** The mtime: seconds since the epoch, whole, and nanoseconds of the next. */
+  readonly seconds: number
+  readonly nanoseconds: number
+}
+
+const S_IFREG = 0o100000
+
+/** Whether the open file is a regular one that stat tells just this of. */
+export function hasStamp(fd: number, stamp: FileStamp): boolean {
+  checked(statxCall(fd, cString('', 'statx'), AT_EMPTY_PATH, BASIC_STATS, record), 'statx')
+  return (
+    record.readUInt16LE(28) === (S_IFREG | stamp.mode) &&
+    record.readUInt32LE(20) === stamp.uid &&
+    record.readUInt32LE(24) === stamp.gid &&
+    record.readUInt32LE(40) + record.readUInt32LE(44) * 0x1_0000_0000 === stamp.size &&
+    record.readUInt32LE(112) + record.readInt32LE(116) * 0x1_0000_0000 === stamp.seconds &&
+    record.readUInt32LE(120) === stamp.nanoseconds
+  )
 }
 
 /** Follows symbolic links; for paths the daemon itself made. */

@@ -45,6 +45,8 @@ export const S_IFDIR = 0o040000
 export const S_IFCHR = 0o020000
 export const S_IFIFO = 0o010000
 
+const ENOENT = 2
+
 const call = {
   openat: libc('int openat(int, const void *, int, uint)'),
   openat2: libc('long syscall(long, long, const void *, const void *, long)'),
@@ -115,8 +117,14 @@ export function linkat(
   checked(call.linkat(oldDirfd, old, newDirfd, cString(newPath, 'linkat'), flags), 'linkat', newPath)
 }
 
+const emptyPath = Buffer.alloc(1)
+
 /** Gives the open file another name. */
 export function linkDescriptor(fd: number, newDirfd: number, newPath: string): void {
+  // Without the capability to do it so, the answer is that there is no such file.
+  if (call.linkat(fd, emptyPath, newDirfd, cString(newPath, 'linkat'), AT_EMPTY_PATH) >= 0) return
+  const errno = lastErrno()
+  if (errno !== ENOENT) throw new SystemError(errno, 'linkat', newPath)
   linkat(AT_FDCWD, `/proc/self/fd/${fd}`, newDirfd, newPath, AT_SYMLINK_FOLLOW)
 }
 

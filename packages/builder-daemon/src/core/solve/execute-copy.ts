@@ -1,6 +1,6 @@
 import { redactUrls } from '@isula-build/shared/text/redact.js'
 import type { LayerId } from '../../ports/layer-store.js'
-import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
+import type { CopyParams, CopyResult, ResolvedCopyInput, SeenSources } from '../../ports/layer-worker.js'
 import type { CopyVertex, VertexId } from '../plan/plan.js'
 import { shapeOf } from './cache-key.js'
 import { type CacheQuery, findCached, marksOf, originOf, queryKey, storeResult } from './cached-result.js'
@@ -79,9 +79,12 @@ async function findOrMake(
   const { ports } = environment
   await using scratch = await downloadScratch(environment, vertex)
   const resolve = once(() => resolveInputs(environment, vertex, results, { scratch, signal }))
+  let seen: SeenSources | undefined
   const digest = once(async () => {
     const params = copyParams(environment, vertex, parent, await resolve())
-    return (await ports.workers.run('digestSources', params, signal)).contentKey
+    const { contentKey, seen: found } = await ports.workers.run('digestSources', params, signal)
+    seen = found
+    return contentKey
   })
   const query: CacheQuery = {
     ...{ vertex, shape, parent, inputs, content: digest },
@@ -94,7 +97,11 @@ async function findOrMake(
     const reuse = await reusable(environment, vertex, answer.similar)
     const params = {
       ...copyParams(environment, vertex, parent, await resolve()),
-      ...{ upper: staging.upper, reuse: reuse === undefined ? undefined : ports.layers.directory(reuse) },
+      ...{
+        upper: staging.upper,
+        reuse: reuse === undefined ? undefined : ports.layers.directory(reuse),
+        seen,
+      },
     }
     const copied = await copyInTurn(environment, params, signal)
     const isDamaged = copied.reuseDamaged === true

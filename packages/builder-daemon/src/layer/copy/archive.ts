@@ -220,7 +220,7 @@ function copiedUp(node: Extract<DestinationNode, { kind: 'lower' }>, lower: Sour
     rdevMinor: entry.rdevMinor,
     content:
       entry.type === 'file'
-        ? { kind: 'source', reader: lower, path: node.path, givesTime: false }
+        ? { kind: 'source', reader: lower, path: node.path, givesTime: false, expected: undefined }
         : undefined,
     size: undefined,
     digest: undefined,

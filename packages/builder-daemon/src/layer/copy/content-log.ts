@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { digestFromHex } from '@isula-build/shared/oci/digest.js'
 import type { ResolvedCopyInput } from '../../ports/layer-worker.js'
+import type { FileStamp } from '../../system/file-stat.js'
 import { joinPath, type SourceEntry } from './source-reader.js'
 
 /** One thing that is copied, for the content key. */
@@ -80,7 +81,7 @@ export interface ContentKey {
 }
 
 export interface ContentPart {
-  add(record: ContentRecord, size: number, digest: Buffer | undefined): void
+  add(record: ContentRecord, size: number, digest: Buffer | undefined, stamp?: FileStamp): void
   /** A directory whose content is copied; its own metadata is not. */
   top(key: string): void
   /** Nothing more will come: keeps many parts small. */
@@ -90,10 +91,24 @@ export interface ContentPart {
 const longestText = 1 << 16
 const digestBytes = 32
 
-/** `observe` gets what the parts get; `part` is their number. */
-export function createContentKey(
-  observe?: (record: ContentRecord, digest: Buffer | undefined, part: number) => void,
-): ContentKey {
+/** Gets what the parts get; `stamp` is that of the file that was written for the record, if one was. */
+export type ObserveContent = (
+  record: ContentRecord,
+  digest: Buffer | undefined,
+  stamp: FileStamp | undefined,
+) => void
+
+/** Where the key is known already, what the parts get is observed only. */
+export function knownContentKey(key: string, observe: ObserveContent): ContentKey {
+  const part: ContentPart = {
+    add: (record, _size, digest, stamp) => observe(record, digest, stamp),
+    top: () => undefined,
+    close: () => undefined,
+  }
+  return { part: () => part, key: () => key }
+}
+
+export function createContentKey(observe?: ObserveContent): ContentKey {
   let digests = Buffer.alloc(8 * digestBytes)
   let count = 0
   const open = new Set<ContentPart>()
@@ -112,9 +127,9 @@ export function createContentKey(
       text = ''
     }
     const made: ContentPart = {
-      add(record, size, digest) {
+      add(record, size, digest, stamp) {
         append(recordLine(record, size, digest))
-        observe?.(record, digest, number)
+        observe?.(record, digest, stamp)
       },
       top: (key) => append(JSON.stringify([key, 'content'])),
       close() {

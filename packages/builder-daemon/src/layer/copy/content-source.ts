@@ -2,6 +2,7 @@ import { closeSync, fstatSync, readSync } from 'node:fs'
 import { O_NOFOLLOW, O_RDONLY, openat } from '../../system/syscalls.js'
 import type { Child, Content, Inode } from './destination.js'
 import type { SourceFile, SourceReader } from './source-reader.js'
+import { transfer } from './transfer.js'
 
 /** Opens what an inode is to hold; `path` is for messages. */
 export function openContent(inode: Inode, path: string): SourceFile {
@@ -38,6 +39,22 @@ function openStored(content: Exclude<Content, { kind: 'source' }>, mtimeNs: bigi
     finish: () => ({ size, mtimeNs }),
     confirms: () => false,
     close: () => undefined,
+  }
+}
+
+/** Reads what an inode that is not written would hold, if nobody did yet. */
+export function readDigest(inode: Inode, path: string): void {
+  if (inode.digest !== undefined) return
+  const file = openContent(inode, path)
+  try {
+    inode.size = file.size
+    inode.digest = transfer(
+      file,
+      inode.content?.kind === 'source' ? inode.content.path : path,
+      () => undefined,
+    )
+  } finally {
+    file.close()
   }
 }
 

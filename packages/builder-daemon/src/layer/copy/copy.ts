@@ -1,11 +1,13 @@
 import { closeSync, fstatSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { bytesOfText } from '@isula-build/shared/oci/byte-path.js'
 import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
 import { openMerged } from '../../system/detached-overlay.js'
 import { readDirectory } from '../../system/file-stat.js'
 import { openCanonical } from '../../system/rooted.js'
 import { O_RDONLY } from '../../system/syscalls.js'
+import { hasErrno } from '../../system/system-error.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
 import { createContentIdentity } from '../tar/content-id.js'
 import { unpackArchive } from './archive.js'
@@ -14,6 +16,7 @@ import {
   type ContentPart,
   type ContentRecord,
   createContentKey,
+  knownContentKey,
   namedRecord,
   recordOf,
 } from './content-log.js'
@@ -22,9 +25,12 @@ import { createDestination, type LowerTree } from './destination.js'
 import { createDirectReader, openLocalFile } from './direct-reader.js'
 import { ownerOf } from './owner.js'
 import { createPlacement } from './placement.js'
-import { DamagedReuseError, openReuse, type Reuse } from './reuse.js'
+import { openReuse, type Reuse } from './reuse.js'
+import { DamagedReuseError } from './reuse-errors.js'
+import { openSeen, type Seen, StaleSourcesError } from './seen-sources.js'
 import type { SourceFile } from './source-reader.js'
 import { type MatchedSource, openSources, type Sources } from './sources.js'
+import type { WrittenLayer } from './sources-log.js'
 import { createSpool, type Spool } from './spool.js'
 import { writeUpper } from './upper-writer.js'
 
@@ -37,15 +43,32 @@ const second = 1_000_000_000n
  * ISB_CONTEXT_CHANGED, ISB_COPY_FAILED, ISB_ARCHIVE_INVALID, ISB_ARGUMENT_INVALID.
  */
 export function copyJob(params: CopyParams, control: JobControl = uncontrolled): CopyResult {
-  try {
-    return copyOnce(params, control)
-  } catch (error) {
-    if (!(error instanceof DamagedReuseError)) throw error
-    for (const name of readdirSync(params.upper, { encoding: 'buffer' })) {
-      const path = Buffer.concat([Buffer.from(`${params.upper}/`), name])
-      rmSync(path as unknown as string, { recursive: true, force: true })
+  let { reuse, seen } = params
+  let damaged: Pick<CopyResult, 'reuseDamaged'> = {}
+  for (;;) {
+    try {
+      return { ...copyOnce({ ...params, reuse, seen }, control), ...damaged }
+    } catch (error) {
+      if (error instanceof DamagedReuseError) {
+        reuse = undefined
+        damaged = { reuseDamaged: true }
+      } else if (hasErrno(error, 'REUSE_UNLIKE')) reuse = undefined
+      else if (seen !== undefined && isStale(error)) seen = undefined
+      else throw error
+      empty(params.upper)
     }
-    return { ...copyOnce({ ...params, reuse: undefined }, control), reuseDamaged: true }
+  }
+}
+
+/** The sources changed after they were seen, which is nobody's fault. */
+function isStale(error: unknown): boolean {
+  return error instanceof StaleSourcesError || isBuilderError(error, 'ISB_CONTEXT_CHANGED')
+}
+
+function empty(directory: string): void {
+  for (const name of readdirSync(directory, { encoding: 'buffer' })) {
+    const path = Buffer.concat([Buffer.from(`${directory}/`), name])
+    rmSync(path as unknown as string, { recursive: true, force: true })
   }
 }
 
@@ -56,9 +79,10 @@ function copyOnce(params: CopyParams, control: JobControl): CopyResult {
   using files = openFiles()
   using memory = createCopyMemory(params, control)
   using reuse = params.reuse === undefined ? undefined : openReuse(params.reuse, memory.recall)
-  const means = { spool, sources, lower: lower.reader, files, memory, reuse }
-  const result = execute({ params, control, ...means })
-  memory.finish(result.contentKey)
+  const seen = params.seen === undefined ? undefined : openSeen(params.seen)
+  const means = { spool, sources, seen, lower: lower.reader, files, memory, reuse }
+  const { hardLinks, ...result } = execute({ params, control, ...means })
+  memory.finish(result.contentKey, { hardLinks })
   return result
 }
 
@@ -67,6 +91,7 @@ interface Execution {
   readonly control: JobControl
   readonly spool: Spool
   readonly sources: Sources
+  readonly seen: Seen | undefined
   /** undefined where nothing lies below, and for `--link`, which does not look. */
   readonly lower: LowerTree | undefined
   readonly files: OpenFiles
@@ -74,14 +99,17 @@ interface Execution {
   readonly reuse: Reuse | undefined
 }
 
-function execute(execution: Execution): CopyResult {
-  const { params, control, spool, sources, lower, files, memory, reuse } = execution
+function execute(execution: Execution): CopyResult & WrittenLayer {
+  const { params, control, spool, sources, seen, lower, files, memory, reuse } = execution
   const now = BigInt(Date.now()) * 1_000_000n
   const made = { mode: 0o755, uid: 0, gid: 0, mtimeNs: now, xattrs: [] }
   const destination = createDestination(lower, made)
   const owner = ownerOf(params)
   const chmod = params.chmod === undefined ? undefined : parseChmod(params.chmod)
-  const key = createContentKey(memory.add)
+  const key =
+    params.seen === undefined
+      ? createContentKey(memory.add)
+      : knownContentKey(params.seen.contentKey, memory.add)
   const identity = createContentIdentity()
   const placement = createPlacement(destination, { params, owner, chmod, now, control })
   const unpacking = { destination, lower, makeRoot: () => placement.archiveRoot(), spool, now, control }
@@ -132,7 +160,7 @@ function execute(execution: Execution): CopyResult {
 
   for (const [index, input] of params.inputs.entries()) {
     if (input.kind !== 'tree') placeNamed(input, namedRecord(input, index))
-    else for (const source of sources.matches(input, index)) placeMatch(source)
+    else for (const source of sources.matches(input, index, seen)) placeMatch(source)
   }
   const fixedTime = params.fixedTime === undefined ? undefined : BigInt(params.fixedTime) * second
   const written = writeUpper(destination, {

@@ -24,6 +24,8 @@ export type Content =
       readonly path: string
       /** The file is as old as its source is when it is opened. */
       readonly givesTime: boolean
+      /** What it must hold, bytes and content digest; undefined where it may be anything. */
+      readonly expected: { readonly size: number; readonly digest: Buffer } | undefined
     }
   | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
   /** A part of an open file that stays open until the layer is written. */

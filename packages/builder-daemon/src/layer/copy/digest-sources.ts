@@ -1,8 +1,9 @@
-import type { CopyParams } from '../../ports/layer-worker.js'
+import type { CopyParams, DigestedSources } from '../../ports/layer-worker.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
 import { contentDigestOf } from '../pipe/content-digest.js'
 import { createContentKey, namedRecord, recordOf } from './content-log.js'
 import { changed, openLocalFile } from './direct-reader.js'
+import { createSeenRecorder, type SeenRecorder, StaleSourcesError } from './seen-sources.js'
 import { openSourceMemory } from './source-memory.js'
 import { joinPath, type SourceEntry, type SourceFile } from './source-reader.js'
 import { type SourceItem, walkSource } from './source-walk.js'
@@ -26,16 +27,29 @@ const nothing: Looked = { size: 0, digest: undefined, isSame: true }
  * What `copyJob` gives as `contentKey`, from the sources alone: the layers below are not looked at. Of a context
  * that did not change since it was read last, this is one walk without a file being opened.
  */
-export function digestSourcesJob(
+export function digestSourcesJob(params: CopyParams, control: JobControl = uncontrolled): DigestedSources {
+  try {
+    return digestOnce(params, control, canBeSeen(params) ? createSeenRecorder() : undefined)
+  } catch (error) {
+    if (!(error instanceof StaleSourcesError)) throw error
+    return digestOnce(params, control, undefined)
+  }
+}
+
+function digestOnce(
   params: CopyParams,
-  control: JobControl = uncontrolled,
-): { contentKey: string } {
+  control: JobControl,
+  recorder: SeenRecorder | undefined,
+): DigestedSources {
   const isBare = remembers(params)
   using sources = openSources(params, control, { bare: isBare })
   using opened = openSourceMemory(params, sources, control)
-  const scanned = opened?.scan()
+  const scanned = opened?.scan(recorder)
   if (scanned?.contentKey !== undefined) return { contentKey: scanned.contentKey }
   const memory = scanned?.isReliable === true ? opened : undefined
+  const seen = memory === undefined ? undefined : recorder?.finish()
+  /** Everything that is copied was seen, and what it holds is noted. */
+  let isAllSeen = seen !== undefined
   const key = createContentKey()
 
   function digestFile(file: SourceFile, path: string): Digested {
@@ -52,6 +66,7 @@ export function digestSourcesJob(
 
     function add(item: SourceItem): void {
       control.check()
+      if (item.entry.seen === undefined) isAllSeen = false
       const path = joinPath(source.key, item.relative)
       const first = item.entry.inode === undefined ? undefined : inodes.get(item.entry.inode)
       const { entry, content } = recalled(item, path) ?? looked(item, path, first)
@@ -62,8 +77,9 @@ export function digestSourcesJob(
     function recalled(item: SourceItem, path: string) {
       const row = memory?.recall(path, item.entry)
       if (row === undefined) return undefined
-      const entry = { ...item.entry, xattrs: row.xattrs }
+      const entry = row.xattrs.length === 0 ? item.entry : { ...item.entry, xattrs: row.xattrs }
       memory?.learn(path, entry, row)
+      seen?.note(entry, row.digest)
       const size = entry.type === 'file' ? entry.size : 0
       return { entry, content: { size, digest: row.digest, isSame: true } }
     }
@@ -72,6 +88,8 @@ export function digestSourcesJob(
       const entry = isBare ? withAttributes(item, first) : item.entry
       const content = first ?? (entry.type === 'file' ? contentOf(item.path, entry) : nothing)
       if (content.isSame) memory?.learn(path, entry, { digest: content.digest, xattrs: entry.xattrs })
+      if (content.isSame) seen?.note(entry, content.digest)
+      else isAllSeen = false
       return { entry, content }
     }
 
@@ -86,10 +104,13 @@ export function digestSourcesJob(
       const full = source.view.reader.stat(path)
       if (full === undefined || full.type !== entry.type) throw changed(path)
       if (first !== undefined && full.inode !== entry.inode) throw changed(path)
-      return { ...full, name: entry.name }
+      if (full.ctimeNs !== entry.ctimeNs || full.ino !== entry.ino || full.dev !== entry.dev)
+        isAllSeen = false
+      return { ...full, name: entry.name, seen: entry.seen }
     }
 
     if (source.entry.type !== 'directory') {
+      isAllSeen = false
       add({ entry: source.entry, path: source.path, relative: '' })
       part.close()
       return
@@ -109,7 +130,7 @@ export function digestSourcesJob(
 
   for (const [index, input] of params.inputs.entries()) {
     if (input.kind === 'tree') {
-      for (const source of sources.matches(input, index)) addMatch(source)
+      for (const source of sources.matches(input, index, seen)) addMatch(source)
       continue
     }
     const { size, digest } =
@@ -122,7 +143,14 @@ export function digestSourcesJob(
   }
   const contentKey = key.key()
   memory?.save(contentKey, 'proven')
-  return { contentKey }
+  return seen !== undefined && isAllSeen
+    ? { contentKey, seen: { ...seen.memory, contentKey } }
+    : { contentKey }
+}
+
+/** A helper does not say what it saw, and of an archive more is copied than its own content. */
+function canBeSeen({ inputs }: CopyParams): boolean {
+  return inputs.every((input) => input.kind === 'tree' && input.root.access === 'direct' && !input.unpack)
 }
 
 function remembers({ inputs }: CopyParams): boolean {

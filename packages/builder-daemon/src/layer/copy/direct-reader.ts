@@ -68,7 +68,12 @@ export function createDirectReader(rootFd: number, options: ReaderOptions = {}):
   return {
     ...{ stat, list, open, close },
     prefetch: () => undefined,
-    scan: (request, check) => scanSource(rootFd, createDirectReader(rootFd, { bare: true }), request, check),
+    scan: (request, check, recorder) =>
+      scanSource(
+        { fd: rootFd, reader: createDirectReader(rootFd, { bare: true }), recorder },
+        request,
+        check,
+      ),
   }
 }
 
@@ -84,7 +89,7 @@ function describe(dirfd: number, path: string, name: string, isBare: boolean): S
 export function entryOf(
   name: string,
   stat: FileStat,
-  more: { readonly link: string; readonly xattrs: SourceEntry['xattrs'] },
+  more: Pick<SourceEntry, 'link' | 'xattrs' | 'seen' | 'digest'>,
 ): SourceEntry {
   const shared = stat.nlink > 1 && stat.type !== 'directory'
   return {
@@ -104,6 +109,8 @@ export function entryOf(
     rdevMinor: stat.rdevMinor,
     link: more.link,
     xattrs: more.xattrs,
+    seen: more.seen,
+    digest: more.digest,
   }
 }
 

@@ -202,11 +202,16 @@ function inodeOf({ entry, path }: SourceItem, metadata: Metadata, reader: Source
     link: entry.link,
     rdevMajor: entry.rdevMajor,
     rdevMinor: entry.rdevMinor,
-    content: entry.type === 'file' ? { kind: 'source', reader, path, givesTime: true } : undefined,
+    content: entry.type === 'file' ? contentOf(entry, path, reader) : undefined,
     size: undefined,
     digest: undefined,
     writtenAt: undefined,
   }
+}
+
+function contentOf({ size, digest }: SourceEntry, path: string, reader: SourceReader): Content {
+  const expected = digest === undefined ? undefined : { size, digest }
+  return { kind: 'source', reader, path, givesTime: true, expected }
 }
 
 function isDirectory(entry: SourceEntry): boolean {

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CopyParams } from '../../ports/layer-worker.js'
 import type { JobControl } from '../job-control.js'
+import type { SeenRecorder } from './seen-sources.js'
 import type { SourceEntry, SourceState } from './source-reader.js'
 import type { Sources, TreeInput } from './sources.js'
 import { rowPath } from './sources-log.js'
@@ -12,7 +13,7 @@ import { trimStatTables } from './stat-tables.js'
 /** What was learnt of the sources of one COPY when they were read before, and what is learnt this time. */
 export interface SourceMemory extends Disposable {
   /** Looks at all sources. What is remembered must not be used when they cannot be relied on. */
-  scan(): {
+  scan(recorder?: SeenRecorder): {
     readonly isReliable: boolean
     /** Theirs, when nothing changed since it was remembered. */
     readonly contentKey: string | undefined
@@ -63,8 +64,8 @@ export function openSourceMemory(
   }
 
   return {
-    scan() {
-      state = scanAll(params, inputs, sources, control)
+    scan(recorder) {
+      state = scanAll({ params, inputs, sources, control }, recorder)
       const known = table?.known
       const isKnown = state !== undefined && known?.state.equals(state.digest) === true
       // The least recently used tables go first.
@@ -91,18 +92,24 @@ export function openSourceMemory(
   }
 }
 
+interface ScannedInputs {
+  readonly params: CopyParams
+  readonly inputs: readonly TreeInput[]
+  readonly sources: Sources
+  readonly control: JobControl
+}
+
 /** undefined when one of them cannot be relied on. */
 function scanAll(
-  params: CopyParams,
-  inputs: readonly TreeInput[],
-  sources: Sources,
-  control: JobControl,
+  { params, inputs, sources, control }: ScannedInputs,
+  recorder: SeenRecorder | undefined,
 ): SourceState | undefined {
   const hash = createHash('sha256')
   let latestNs = 0n
-  for (const { root, pattern, ignore } of inputs) {
+  for (const [index, { root, pattern, ignore }] of inputs.entries()) {
     const { parents, excludes } = params
-    const state = sources.readerOf(root).scan({ pattern, parents, excludes, ignore }, () => control.check())
+    const request = { pattern, parents, excludes, ignore }
+    const state = sources.readerOf(root).scan(request, () => control.check(), recorder?.input(index))
     if (state === undefined) return undefined
     hash.update(state.digest)
     if (state.latestNs > latestNs) latestNs = state.latestNs

@@ -14,6 +14,14 @@ export interface ScanRequest {
   readonly ignore: readonly string[]
 }
 
+/** Gets what a scan looks at: the bytes of `createTreeScan`, tree after tree. */
+export interface TreeRecorder {
+  /** What comes next is below `path`. */
+  begin(path: string): void
+  /** Valid during the call. */
+  bytes(chunk: Buffer): void
+}
+
 export interface SourceState {
   /** Over all names and stat records: equal exactly when nothing changed. */
   readonly digest: Buffer
@@ -44,6 +52,10 @@ export interface SourceEntry {
   readonly link: string
   /** Sorted by name; values are bytes as latin1. Empty in the lists of a bare reader. */
   readonly xattrs: readonly (readonly [string, string])[]
+  /** Its number in what a scan saw (see `seen-sources`); undefined for what was looked at since. */
+  readonly seen?: number | undefined
+  /** Content digest that the file had when it was seen, where that is known. */
+  readonly digest?: Buffer | undefined
 }
 
 /** An opened regular file, read once from start to end. */
@@ -73,9 +85,9 @@ export interface SourceReader {
   list(path: string): SourceEntry[]
   /**
    * One digest of all that a COPY would look at; undefined when that cannot be found out or not be relied on.
-   * `check` may throw, and is called now and then.
+   * `check` may throw, and is called now and then. A reader that cannot say what it saw leaves `recorder` alone.
    */
-  scan(request: ScanRequest, check: () => void): SourceState | undefined
+  scan(request: ScanRequest, check: () => void, recorder?: TreeRecorder): SourceState | undefined
   /** A hint that these regular files are opened next, in this order. */
   prefetch(paths: readonly string[]): void
   open(path: string): SourceFile

@@ -15,6 +15,7 @@ import {
   type SourceEntry,
   type SourceReader,
   type SourceState,
+  type TreeRecorder,
 } from './source-reader.js'
 import { createSourceView } from './source-view.js'
 import type { Selection } from './source-walk.js'
@@ -22,30 +23,40 @@ import { stampOf } from './stat-table.js'
 
 class UnreliableError extends Error {}
 
+export interface ScannedSource {
+  readonly fd: number
+  /** Gives bare entries; it is closed. */
+  readonly reader: SourceReader
+  readonly recorder?: TreeRecorder | undefined
+}
+
 /**
- * Sums up what a COPY from below `rootFd` would look at, without opening a file: the way to every match, the
+ * Sums up what a COPY from below `source` would look at, without opening a file: the way to every match, the
  * directories that wildcards were looked up in, and everything that takes part below, all as stat sees it. May
- * take in more than is copied, never less. `reader` gives bare entries, and is closed.
+ * take in more than is copied, never less.
  */
 export function scanSource(
-  rootFd: number,
-  reader: SourceReader,
+  source: ScannedSource,
   request: ScanRequest,
   check: () => void,
 ): SourceState | undefined {
   try {
-    return scan(rootFd, reader, request, check)
+    return scan(source, request, check)
   } catch (error) {
     // What fails here fails again where the content is read, and is told from there.
     if (error instanceof UnreliableError || error instanceof SystemError) return undefined
     if (isBuilderError(error) && !isBuilderError(error, 'ISB_CANCELLED')) return undefined
     throw error
   } finally {
-    reader.close()
+    source.reader.close()
   }
 }
 
-function scan(rootFd: number, reader: SourceReader, request: ScanRequest, check: () => void): SourceState {
+function scan(
+  { fd: rootFd, reader, recorder }: ScannedSource,
+  request: ScanRequest,
+  check: () => void,
+): SourceState {
   const hash = createHash('sha256')
   const typeOf = createTypeFinder()
   let latestNs = 0n
@@ -64,6 +75,7 @@ function scan(rootFd: number, reader: SourceReader, request: ScanRequest, check:
     bytes(chunk) {
       check()
       hash.update(chunk)
+      recorder?.bytes(chunk)
     },
     latest: note,
     device: requireTimes,
@@ -101,6 +113,7 @@ function scan(rootFd: number, reader: SourceReader, request: ScanRequest, check:
     if (entry?.type !== 'directory') continue
     const fd = openCanonical(rootFd, path, O_RDONLY)
     try {
+      recorder?.begin(path)
       tree.add(fd, wantedOf(path, filter, selection))
     } finally {
       closeSync(fd)

@@ -39,9 +39,9 @@ function log(name: string, files: Readonly<Record<string, Logged>>): string {
   using made = createSourcesLog(path)
   const sorted = Object.entries(files).sort(([a], [b]) => comparePaths(rowPath(a), rowPath(b)))
   for (const [key, more] of sorted) {
-    made.add(recordOf(key, more), Buffer.alloc(32, more.digest ?? 'same'))
+    made.add(recordOf(key, more), Buffer.alloc(32, more.digest ?? 'same'), undefined)
   }
-  made.commit()
+  made.commit({ hardLinks: 0 })
   return path
 }
 

@@ -9,6 +9,7 @@ import type { JobControl } from '../job-control.js'
 import { createDirectReader } from './direct-reader.js'
 import { createHelperReader } from './helper-reader.js'
 import { ignoreFilter } from './path-filter.js'
+import { createSeenReader, type Seen } from './seen-sources.js'
 import { matchPattern } from './source-matches.js'
 import type { ReaderOptions, SourceEntry, SourceReader } from './source-reader.js'
 import { createSourceView, isCopied, type SourceView } from './source-view.js'
@@ -31,8 +32,8 @@ export interface MatchedSource {
 }
 
 export interface Sources extends Disposable {
-  /** In the order of the pattern's matches. Fails with ISB_CONTEXT_NOT_FOUND. */
-  matches(input: TreeInput, index: number): Iterable<MatchedSource>
+  /** In the order of the pattern's matches; directories that were `seen` are not listed. Fails with ISB_CONTEXT_NOT_FOUND. */
+  matches(input: TreeInput, index: number, seen?: Seen): Iterable<MatchedSource>
   readerOf(root: SourceRoot): SourceReader
 }
 
@@ -65,9 +66,14 @@ export function openSources(params: CopyParams, control: JobControl, options: Re
     return createDirectReader(layers.fd)
   }
 
-  function* matches(input: TreeInput, index: number): Iterable<MatchedSource> {
+  function* matches(input: TreeInput, index: number, seen?: Seen): Iterable<MatchedSource> {
     const filter = ignoreFilter(input.ignore, input.ignoreFile ?? 'the ignore file')
-    const view = createSourceView(readerOf(input.root), filter)
+    const reader = readerOf(input.root)
+    const bare = options.bare === true
+    const view = createSourceView(
+      seen === undefined ? reader : createSeenReader(reader, { seen, input: index, bare }),
+      filter,
+    )
     const { parents, excludes } = params
     for (const found of matchPattern(view, { pattern: input.pattern, parents, excludes })) {
       const { match, path, entry, selection } = found

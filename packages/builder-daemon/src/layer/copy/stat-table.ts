@@ -37,7 +37,14 @@ const stampSize = 56
 /** Stamp, length of the digest; then the digest, and the attributes as JSON. */
 const rowHead = stampSize + 1
 
-const stamp = Buffer.alloc(stampSize)
+const stampMemory = new ArrayBuffer(stampSize)
+const stamp = Buffer.from(stampMemory)
+const stampWords = new Uint32Array(stampMemory)
+const stampNumbers = new Float64Array(stampMemory)
+const stampTimes = new BigInt64Array(stampMemory)
+const stampIdentities = new BigUint64Array(stampMemory)
+/** What the stamp is of: it is asked for again when a row that was found is put down again. */
+let stamped: SourceEntry | undefined
 const types: readonly SourceEntry['type'][] = [
   'file',
   'directory',
@@ -50,16 +57,17 @@ const types: readonly SourceEntry['type'][] = [
 
 /** Everything that stat tells of a file and that cannot stay the same when it changes; valid until the next call. */
 export function stampOf(entry: SourceEntry): Buffer {
-  stamp.writeUInt16LE(entry.mode, 0)
-  stamp.writeUInt16LE(types.indexOf(entry.type), 2)
-  stamp.writeUInt32LE(entry.uid, 4)
-  stamp.writeUInt32LE(entry.gid, 8)
-  stamp.writeUInt32LE(entry.nlink, 12)
-  stamp.writeDoubleLE(entry.size, 16)
-  stamp.writeBigInt64LE(BigInt.asIntN(64, entry.mtimeNs), 24)
-  stamp.writeBigInt64LE(BigInt.asIntN(64, entry.ctimeNs), 32)
-  stamp.writeBigUInt64LE(BigInt.asUintN(64, entry.ino), 40)
-  stamp.writeBigUInt64LE(BigInt.asUintN(64, entry.dev), 48)
+  if (entry === stamped) return stamp
+  stamped = entry
+  stampWords[0] = entry.mode | (types.indexOf(entry.type) << 16)
+  stampWords[1] = entry.uid
+  stampWords[2] = entry.gid
+  stampWords[3] = entry.nlink
+  stampNumbers[2] = entry.size
+  stampTimes[3] = entry.mtimeNs
+  stampTimes[4] = entry.ctimeNs
+  stampIdentities[5] = entry.ino
+  stampIdentities[6] = entry.dev
   return stamp
 }
 

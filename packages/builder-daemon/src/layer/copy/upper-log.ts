@@ -3,10 +3,20 @@ import { OPERATIONS, type Slot, type Slots } from '../pipe/slots.js'
 import { type Stamp, type UpperState, upperState } from './upper-operations.js'
 
 /** The operations of `UpperState`, put down to be carried out later, by whichever thread has time. */
-export type UpperLog = Omit<UpperState, 'putFile' | 'addToFile' | 'directory' | 'file' | 'closeAll'> & {
+export type UpperLog = Omit<
+  UpperState,
+  'putFile' | 'addToFile' | 'bringFile' | 'directory' | 'file' | 'closeAll'
+> & {
   /** The content lies in the slot that is being filled. */
-  putFile(name: string, stamp: Stamp, content: { readonly offset: number; readonly length: number }): void
-  addToFile(content: { readonly offset: number; readonly length: number }): void
+  putFile(name: string, stamp: Stamp, content: PlaceInSlot): void
+  addToFile(content: PlaceInSlot): void
+  /** The content goes into the slot that is being filled. */
+  bringFile(name: string, stamp: Stamp, content: PlaceInSlot): void
+}
+
+export interface PlaceInSlot {
+  readonly offset: number
+  readonly length: number
 }
 
 const ENTER = 1
@@ -18,6 +28,7 @@ const CLOSE_FILE = 6
 const PUT_SYMLINK = 7
 const PUT_NODE = 8
 const PUT_LINK = 9
+const BRING_FILE = 10
 
 // Words of an operation; the name and the target of a link follow.
 const CODE = 0
@@ -78,8 +89,9 @@ export function createUpperLog(pipeline: Pipeline): UpperLog {
     addToFile: ({ offset, length }) => put(ADD_TO_FILE, noStamp, { first: offset, second: length, third: 0 }),
     closeFile: (stamp) => put(CLOSE_FILE, stamp, noNumbers),
     putSymlink: (name, target, stamp) => put(PUT_SYMLINK, stamp, noNumbers, name, target),
-    putLink: (name, { fd, path }, stamp) =>
-      put(PUT_LINK, stamp, { first: fd, second: 0, third: 0 }, name, path),
+    putLink: (name, stamp) => put(PUT_LINK, stamp, noNumbers, name),
+    bringFile: (name, stamp, { offset, length }) =>
+      put(BRING_FILE, stamp, { first: offset, second: length, third: 0 }, name),
     putNode: (name, format, { major, minor }, stamp) =>
       put(PUT_NODE, stamp, { first: format, second: major, third: minor }, name),
   }
@@ -130,11 +142,12 @@ function performOne(state: UpperState, { operations, operationBytes, data }: Slo
     case PUT_SYMLINK:
       state.putSymlink(name, operationBytes.toString('latin1', nameEnd, nameEnd + word(TARGET)), stamp)
       break
-    case PUT_LINK: {
-      const path = operationBytes.toString('latin1', nameEnd, nameEnd + word(TARGET))
-      state.putLink(name, { fd: word(FIRST), path }, stamp)
+    case PUT_LINK:
+      state.putLink(name, stamp)
       break
-    }
+    case BRING_FILE:
+      state.bringFile(name, stamp, content())
+      break
     case PUT_NODE:
       state.putNode(name, word(FIRST), { major: word(SECOND), minor: word(THIRD) }, stamp)
       break

@@ -1,17 +1,22 @@
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { fsetxattr } from '../../system/extended-attributes.js'
+import { type FileStamp, hasStamp } from '../../system/file-stat.js'
+import { lastOf, openCanonical, parentOf } from '../../system/rooted.js'
 import {
   AT_EMPTY_PATH,
   fchmod,
   fchmodat,
   fchownat,
   linkat,
+  linkDescriptor,
   mkdirat,
   mknodat,
   O_CREAT,
   O_DIRECTORY,
   O_EXCL,
   O_NOFOLLOW,
+  O_NONBLOCK,
+  O_PATH,
   O_RDONLY,
   O_RDWR,
   openat,
@@ -24,16 +29,10 @@ import { umask } from '../metadata.js'
 import { OPAQUE_ATTRIBUTE, OPAQUE_VALUE } from '../overlay-form.js'
 import { OWN_WORDS, type Slots } from '../pipe/slots.js'
 import { createPieceWriter } from './piece-writer.js'
+import { UnlikeReuseError } from './reuse-errors.js'
 
 /** Owner, permissions and time of something that is made. */
-export interface Stamp {
-  readonly mode: number
-  readonly uid: number
-  readonly gid: number
-  /** Since the epoch, whole, and nanoseconds of the next. */
-  readonly seconds: number
-  readonly nanoseconds: number
-}
+export type Stamp = Omit<FileStamp, 'size'>
 
 /**
  * What is done to an upper directory, in the order of its tar. The directories on the way and a file that comes in pieces
@@ -47,8 +46,13 @@ export interface UpperState {
   openFile(name: string, stamp: Stamp, size: number): void
   addToFile(content: Buffer): void
   closeFile(stamp: Stamp): void
-  /** A further name for a file of another layer, whose metadata are the `stamp`; a copy where it can have no more. */
-  putLink(name: string, from: { readonly fd: number; readonly path: string }, stamp: Stamp): void
+  /**
+   * A further name for the file that the earlier layer has at this place, whose metadata are the `stamp`; a copy where
+   * it can have no more.
+   */
+  putLink(name: string, stamp: Stamp): void
+  /** The same, and reads it all into `content`. Fails with UnlikeReuseError when it has another stamp or size. */
+  bringFile(name: string, stamp: Stamp, content: Buffer): void
   putSymlink(name: string, target: string, stamp: Stamp): void
   /** `format` is a type of mknod(2). */
   putNode(name: string, format: number, device: { major: number; minor: number }, stamp: Stamp): void
@@ -62,6 +66,8 @@ const DEPTH = OWN_WORDS + 1
 const EXACT = OWN_WORDS + 2
 const PIECE_WORDS = OWN_WORDS + 4
 const DIRECTORIES = OWN_WORDS + 16
+/** What the earlier layer has in place of these directories. */
+const KEPT = DIRECTORIES + 2280
 
 const NONE = -1
 
@@ -76,6 +82,8 @@ export interface UpperRoot {
   readonly fd: number
   /** Something above changes owner or mode of what is made below: nothing is taken for granted. */
   readonly exact: boolean
+  /** The root of an earlier layer that files may be taken from. */
+  readonly kept: number | undefined
 }
 
 /** To be called once for each job, before anything else. `root` stays the caller's. */
@@ -85,12 +93,67 @@ export function beginUpper({ words }: Slots, root: UpperRoot): void {
   words[EXACT] = root.exact ? 1 : 0
   words.fill(0, PIECE_WORDS, DIRECTORIES)
   words[DIRECTORIES] = root.fd
+  words[KEPT] = root.kept ?? NONE
+}
+
+/** Opens a file of a sealed layer for reading. Fails with UnlikeReuseError when it has another stamp. */
+function openKept(dirfd: number, name: string, stamp: FileStamp): number {
+  if (dirfd === NONE) throw new UnlikeReuseError(name)
+  let fd = -1
+  try {
+    fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO')) throw new UnlikeReuseError(name)
+    throw error
+  }
+  if (hasStamp(fd, stamp)) return fd
+  closeSync(fd)
+  throw new UnlikeReuseError(name)
+}
+
+/** The same for a path from the root of the layer, on which no link may be. */
+export function openKeptPath(layer: number, path: string, stamp: FileStamp): number {
+  let dirfd = NONE
+  try {
+    dirfd = openCanonical(layer, parentOf(path))
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) throw new UnlikeReuseError(path)
+    throw error
+  }
+  try {
+    return openKept(dirfd, lastOf(path), stamp)
+  } finally {
+    closeSync(dirfd)
+  }
+}
+
+/** NONE where there is no such directory. */
+function openKeptDirectory(dirfd: number, name: string): number {
+  if (dirfd === NONE) return NONE
+  try {
+    return openat(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW)
+  } catch (error) {
+    if (hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return NONE
+    throw error
+  }
+}
+
+/** False when the file can have no further name. */
+function tryLinkOpen(fd: number, dirfd: number, name: string): boolean {
+  try {
+    linkDescriptor(fd, dirfd, name)
+    return true
+  } catch (error) {
+    if (hasErrno(error, 'EMLINK')) return false
+    throw error
+  }
 }
 
 export function upperState({ words }: Slots): UpperState {
   const pieces = createPieceWriter(words.subarray(PIECE_WORDS, DIRECTORIES))
   const word = (index: number): number => words[index] ?? NONE
   const directory = (): number => word(DIRECTORIES + word(DEPTH))
+  const kept = (): number => word(KEPT + word(DEPTH))
 
   /** Permissions that something can be made with, so that they need not be set again. */
   function firstMode(mode: number, otherwise: number): number {
@@ -109,8 +172,19 @@ export function upperState({ words }: Slots): UpperState {
     return openat(directory(), name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
   }
 
-  function copyFrom(from: { readonly fd: number; readonly path: string }, name: string, stamp: Stamp): void {
-    const source = openat(from.fd, from.path, O_RDONLY | O_NOFOLLOW)
+  function putFile(name: string, stamp: Stamp, content: Buffer): void {
+    const made = firstMode(stamp.mode, 0o600)
+    const fd = create(name, made)
+    try {
+      for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at)
+      finish(fd, stamp, made)
+    } finally {
+      closeSync(fd)
+    }
+  }
+
+  function copyKept(name: string, stamp: Stamp): void {
+    const source = openat(kept(), name, O_RDONLY | O_NOFOLLOW)
     try {
       const made = firstMode(stamp.mode, 0o600)
       const fd = create(name, made)
@@ -140,27 +214,23 @@ export function upperState({ words }: Slots): UpperState {
       const parent = directory()
       mkdirat(parent, name, firstMode(stamp.mode, 0o700))
       const fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+      const before = kept()
       words[DEPTH] = word(DEPTH) + 1
       words[DIRECTORIES + word(DEPTH)] = fd
+      words[KEPT + word(DEPTH)] = NONE
+      words[KEPT + word(DEPTH)] = openKeptDirectory(before, name)
       if (opaque) fsetxattr(fd, OPAQUE_ATTRIBUTE, OPAQUE_VALUE)
     },
     leave(stamp) {
       // Only now: a setgid directory would hand its group down.
       const fd = directory()
       finish(fd, stamp, firstMode(stamp.mode, 0o700))
+      const before = kept()
       words[DEPTH] = word(DEPTH) - 1
       closeSync(fd)
+      if (before !== NONE) closeSync(before)
     },
-    putFile(name, stamp, content) {
-      const made = firstMode(stamp.mode, 0o600)
-      const fd = create(name, made)
-      try {
-        for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at)
-        finish(fd, stamp, made)
-      } finally {
-        closeSync(fd)
-      }
-    },
+    putFile,
     openFile(name, stamp, size) {
       words[FILE] = create(name, firstMode(stamp.mode, 0o600))
       pieces.begin(size)
@@ -172,13 +242,27 @@ export function upperState({ words }: Slots): UpperState {
       words[FILE] = NONE
       closeSync(fd)
     },
-    putLink(name, from, stamp) {
+    putLink(name, stamp) {
       try {
-        linkat(from.fd, from.path, directory(), name)
+        linkat(kept(), name, directory(), name)
       } catch (error) {
         if (!hasErrno(error, 'EMLINK')) throw error
-        copyFrom(from, name, stamp)
+        copyKept(name, stamp)
       }
+    },
+    bringFile(name, stamp, content) {
+      const fd = openKept(kept(), name, { size: content.length, ...stamp })
+      try {
+        for (let at = 0; at < content.length; ) {
+          const count = readSync(fd, content, at, content.length - at, null)
+          if (count === 0) throw new UnlikeReuseError(name)
+          at += count
+        }
+        if (tryLinkOpen(fd, directory(), name)) return
+      } finally {
+        closeSync(fd)
+      }
+      putFile(name, stamp, content)
     },
     putSymlink(name, target, stamp) {
       const parent = directory()
@@ -198,7 +282,10 @@ export function upperState({ words }: Slots): UpperState {
     closeAll() {
       if (word(FILE) !== NONE) closeSync(word(FILE))
       words[FILE] = NONE
-      for (let depth = word(DEPTH); depth > 0; depth -= 1) closeSync(word(DIRECTORIES + depth))
+      for (let depth = word(DEPTH); depth > 0; depth -= 1) {
+        closeSync(word(DIRECTORIES + depth))
+        if (word(KEPT + depth) !== NONE) closeSync(word(KEPT + depth))
+      }
       words[DEPTH] = 0
     },
   }

@@ -2,7 +2,7 @@ import { closeSync, readSync } from 'node:fs'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import { fgetxattr, lsetxattr, pathBelow } from '../../system/extended-attributes.js'
-import { fstat } from '../../system/file-stat.js'
+import { type FileStamp, fstat } from '../../system/file-stat.js'
 import { AT_FDCWD } from '../../system/libc.js'
 import { linkat, O_DIRECTORY, O_RDONLY, openat, S_IFBLK, S_IFCHR, S_IFIFO } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
@@ -12,19 +12,21 @@ import { wholeLimit } from '../pipe/content-digest.js'
 import { createPipeline, type Pipeline } from '../pipe/pipeline.js'
 import { noAttributes, type TarEntry, type TarEntryType } from '../tar/entry.js'
 import { createTarWriterOn, type TarSummary } from '../tar/writer.js'
-import { openContent, openWritten, prefetchContent } from './content-source.js'
+import { openContent, openWritten, prefetchContent, readDigest } from './content-source.js'
 import type { Child, Destination, DirectoryNode, Inode, Line, Metadata } from './destination.js'
 import { changed } from './direct-reader.js'
-import { DamagedReuseError, type Reuse, type ReusedFile } from './reuse.js'
+import type { Reuse } from './reuse.js'
+import { DamagedReuseError } from './reuse-errors.js'
+import { StaleSourcesError } from './seen-sources.js'
 import { mayShareExtents, shareExtents } from './shared-extents.js'
 import { joinPath } from './source-reader.js'
-import { transfer } from './transfer.js'
+import type { WrittenLayer } from './sources-log.js'
 import { keepXattrs, restoreCapability, setXattrs } from './upper-attributes.js'
 import { createUpperLog, performUpper } from './upper-log.js'
-import { beginUpper, type Stamp, setOwnerModeAndTime, upperState } from './upper-operations.js'
+import { beginUpper, openKeptPath, type Stamp, setOwnerModeAndTime, upperState } from './upper-operations.js'
 
 const filesAhead = 64
-const nothingReused: ReadonlyMap<string, ReusedFile> = new Map()
+const nothingReused: ReadonlyMap<string, Buffer> = new Map()
 const longestPath = 4096
 const second = 1_000_000_000n
 
@@ -47,11 +49,11 @@ export interface UpperOptions {
  * which is hashed on the way: one read feeds the file, its digest and the tar. Files are made by whichever thread has
  * time; what needs an answer (attributes that may not be kept, a link too many) is done here, after everything before it.
  */
-export function writeUpper(destination: Destination, options: UpperOptions): TarSummary {
+export function writeUpper(destination: Destination, options: UpperOptions): TarSummary & WrittenLayer {
   const upperFd = openat(AT_FDCWD, options.upper, O_RDONLY | O_DIRECTORY)
   try {
     const pipeline = createPipeline(performUpper, options.control)
-    beginUpper(pipeline.slots, { fd: upperFd, exact: shapesWhatIsMade(upperFd) })
+    beginUpper(pipeline.slots, { fd: upperFd, exact: shapesWhatIsMade(upperFd), kept: options.reuse?.fd })
     try {
       return write(destination, options, { upperFd, pipeline })
     } finally {
@@ -78,11 +80,12 @@ function write(
   destination: Destination,
   { fixedTime, control, reuse, onEntry }: UpperOptions,
   { upperFd, pipeline }: Means,
-): TarSummary {
+): TarSummary & WrittenLayer {
   const tar = createTarWriterOn(pipeline.collector)
   const log = createUpperLog(pipeline)
   const state = upperState(pipeline.slots)
   const upperDev = fstat(upperFd).dev
+  let hardLinks = 0
 
   function stampOf(metadata: Metadata): Stamp {
     const mtimeNs = fixedTime ?? metadata.mtimeNs
@@ -132,7 +135,9 @@ function write(
       // Replaced by a later source: never written, but part of what was to be copied.
       if (inode?.content !== undefined && inode.writtenAt === undefined) readDigest(inode, path)
       pipeline.log('none', () => {
-        line.part.add(line.record, inode?.size ?? 0, inode?.digest)
+        const size = inode?.size ?? 0
+        const stamp = inode?.writtenAt === undefined ? undefined : { size, ...stampOf(inode.metadata) }
+        line.part.add(line.record, size, inode?.digest, stamp)
         if (line.single) line.part.close()
       })
     }
@@ -144,18 +149,14 @@ function write(
     function writeFiles(): void {
       const now = files
       files = []
-      const reused = reusedFiles(now, path)
-      try {
-        prefetchContent(now.filter(([name]) => !reused.has(name)))
-        for (const [name, { node, lines }] of now) {
-          control.check()
-          const place = { name, path: joinPath(path, name) }
-          checkPath(place)
-          if (node.kind === 'inode') writeInode(node, place, reused.get(name))
-          addLines(lines, place.path)
-        }
-      } finally {
-        for (const { fd } of reused.values()) closeSync(fd)
+      const reused = reusedFiles(now)
+      prefetchContent(now.filter(([name]) => !reused.has(name)))
+      for (const [name, { node, lines }] of now) {
+        control.check()
+        const place = { name, path: joinPath(path, name) }
+        checkPath(place)
+        if (node.kind === 'inode') writeInode(node, place, reused.get(name))
+        addLines(lines, place.path)
       }
     }
 
@@ -174,21 +175,20 @@ function write(
     writeFiles()
   }
 
-  /** Opens what an earlier layer has of these files. */
-  function reusedFiles(
-    children: readonly (readonly [string, Child])[],
-    path: string,
-  ): ReadonlyMap<string, ReusedFile> {
+  /** Content digests of what an earlier layer has of these files. */
+  function reusedFiles(children: readonly (readonly [string, Child])[]): ReadonlyMap<string, Buffer> {
     if (reuse === undefined) return nothingReused
-    const found = new Map<string, ReusedFile>()
+    const found = new Map<string, Buffer>()
     for (const [name, { node, lines }] of children) {
       // What was placed over something else stands in several lines, and is rare.
       const [line, ...more] = lines
       if (node.kind !== 'inode' || line === undefined || more.length > 0) continue
-      const { mode, uid, gid, mtimeNs, xattrs } = node.metadata
-      const wanted = { mode, uid, gid, xattrs, mtimeNs: fixedTime ?? mtimeNs }
-      const file = reuse.find(line.record, joinPath(path, name), wanted)
-      if (file !== undefined) found.set(name, file)
+      if (node.metadata.xattrs.length > 0) continue
+      const size = line.record.source?.size ?? 0
+      const digest = reuse.find(line.record, { size, ...stampOf(node.metadata) })
+      if (digest === undefined) continue
+      node.size = size
+      found.set(name, digest)
     }
     return found
   }
@@ -213,11 +213,12 @@ function write(
     log.leave(stampOf(metadata))
   }
 
-  function writeInode(inode: Inode, place: Place, reused: ReusedFile | undefined): void {
+  function writeInode(inode: Inode, place: Place, reused: Buffer | undefined): void {
     if (inode.writtenAt !== undefined) {
       pipeline.drain()
       if (tryLink(upperFd, inode.writtenAt, state.directory, place.name)) {
         const { writtenAt } = inode
+        hardLinks += 1
         plainHeader(place.path, 'hardlink', inode.metadata, { linkName: writtenAt, xattrs: noAttributes })
         return
       }
@@ -237,6 +238,9 @@ function write(
     const file = copy === undefined ? openContent(inode, path) : openWritten(upperFd, copy)
     try {
       const { size } = file
+      const expected =
+        copy === undefined && inode.content?.kind === 'source' ? inode.content.expected : undefined
+      if (expected !== undefined && expected.size !== size) throw new StaleSourcesError(path)
       let { metadata } = inode
       const givesTime = copy === undefined && inode.content?.kind === 'source' && inode.content.givesTime
       if (givesTime && metadata.mtimeNs !== file.mtimeNs) {
@@ -262,6 +266,9 @@ function write(
       inode.size = size
       const entry = header(path, 'file', metadata, { size })
       pipeline.log(size, (digest) => {
+        if (expected !== undefined && digest?.equals(expected.digest) !== true) {
+          throw new StaleSourcesError(path)
+        }
         inode.digest = digest === undefined ? undefined : Buffer.from(digest)
         onEntry?.(entry, digest)
       })
@@ -293,22 +300,34 @@ function write(
   }
 
   /** The file becomes one of this layer; its bytes are read for the tar, and checked. */
-  function linkFile(inode: Inode, { name, path }: Place, { fd, size, digest: expected }: ReusedFile): void {
-    if (reuse === undefined) throw new Error('nothing to reuse')
-    log.putLink(name, { fd: reuse.fd, path }, stampOf(inode.metadata))
-    inode.size = size
+  function linkFile(inode: Inode, { name, path }: Place, expected: Buffer): void {
+    const { size } = inode
+    if (reuse === undefined || size === undefined) throw new Error('nothing to reuse')
+    const stamp = stampOf(inode.metadata)
     const entry = header(path, 'file', inode.metadata, { size })
     pipeline.log(size, (digest) => {
       if (digest === undefined || !digest.equals(expected)) throw new DamagedReuseError(path)
       inode.digest = expected
       onEntry?.(entry, digest)
     })
-    const read = (target: Buffer, offset: number, length: number): number => {
-      control.check()
-      return readSync(fd, target, offset, length, null)
-    }
-    if (!pipeline.content(size, read, () => undefined)) throw new DamagedReuseError(path)
+    if (size <= wholeLimit) {
+      pipeline.broughtContent(size, (offset, length) => log.bringFile(name, stamp, { offset, length }))
+    } else linkBigFile(reuse.fd, { name, path }, { size, ...stamp })
     tar.placed(size)
+  }
+
+  function linkBigFile(layer: number, { name, path }: Place, stamp: FileStamp): void {
+    const fd = openKeptPath(layer, path, stamp)
+    try {
+      log.putLink(name, stamp)
+      const read = (target: Buffer, offset: number, length: number): number => {
+        control.check()
+        return readSync(fd, target, offset, length, null)
+      }
+      if (!pipeline.content(stamp.size, read, () => undefined)) throw new DamagedReuseError(path)
+    } finally {
+      closeSync(fd)
+    }
   }
 
   function writeSpecial(inode: Inode, { name, path }: Place): void {
@@ -347,23 +366,7 @@ function write(
   writeChildren(root, '')
   const summary = tar.finish()
   setOwnerModeAndTime(upperFd, stampOf(metadata))
-  return summary
-}
-
-/** Of a file that a later source replaced. */
-function readDigest(inode: Inode, path: string): void {
-  if (inode.digest !== undefined) return
-  const file = openContent(inode, path)
-  try {
-    inode.size = file.size
-    inode.digest = transfer(
-      file,
-      inode.content?.kind === 'source' ? inode.content.path : path,
-      () => undefined,
-    )
-  } finally {
-    file.close()
-  }
+  return { ...summary, hardLinks }
 }
 
 /** A group or access control list that what is made below gets without being asked. */

@@ -13,6 +13,7 @@ import {
   digestBytes,
   FILLED,
   isDone,
+  isWritten,
   LOST,
   OWN_WORDS,
   operationsBytes,
@@ -51,6 +52,11 @@ export interface Pipeline extends Disposable {
     read: (target: Buffer, offset: number, length: number) => number,
     placed: (offset: number, length: number) => void,
   ): boolean
+  /**
+   * Makes room for the payload of a file of up to `wholeLimit` bytes; an operation that `placed` puts down brings it.
+   * Belongs to the next `log`.
+   */
+  broughtContent(size: number, placed: (offset: number, length: number) => void): void
   /** The next entry of the tar: called before its `content`, with the size of that or 'none' for what is no file. */
   log(content: number | 'none', settle: Settle): void
   /** Waits until all operations are carried out; what is asked for next may be done here directly. */
@@ -84,14 +90,18 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
   }
 
   const hash = createHash('sha256')
-  let written = 0
+  let tarSize = 0
   let helpers = 0
   let filled = 0
+  let hashed = 0
   let taken = 0
   let slot = slots.slot(0)
   let used = 0
   let operations = 0
   let pieces = 0
+  let isBrought = false
+  /** Of the slots that are not hashed yet. */
+  const unhashed: { readonly bytes: Buffer; readonly isBrought: boolean }[] = []
   const entries: Entry[] = []
   let firstEntry = 0
 
@@ -127,8 +137,18 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
     firstEntry += 1
     entry.settle(entry.hash?.digest() ?? digest)
   }
+  /** Hashes what is there of the tar, in its order. */
+  function hashReady(): void {
+    for (let next = unhashed[0]; next !== undefined; next = unhashed[0]) {
+      if (next.isBrought && !isWritten(slots, hashed)) return
+      hash.update(next.bytes)
+      unhashed.shift()
+      hashed += 1
+    }
+  }
   function take(): void {
-    while (taken < filled && isDone(slots, taken)) {
+    hashReady()
+    while (taken < hashed && isDone(slots, taken)) {
       const { digests, head } = slots.slot(taken)
       const count = words[head + 1] ?? 0
       for (let at = 0; at < count; at += 1)
@@ -148,16 +168,18 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
   }
   function flush(): void {
     if (used === 0 && operations === 0) return
-    publish(slots, filled, { operations, pieces })
-    hash.update(slot.data.subarray(0, used))
-    written += used
+    publish(slots, filled, { operations, pieces, isBrought })
+    unhashed.push({ bytes: slot.data.subarray(0, used), isBrought })
+    tarSize += used
     filled += 1
-    if (written >= helpFrom) askForHelp(1)
+    if (tarSize >= helpFrom) askForHelp(1)
+    hashReady()
     waitUntil(() => filled - taken < slotCount)
     slot = slots.slot(filled)
     used = 0
     operations = 0
     pieces = 0
+    isBrought = false
   }
   function room(bytes: number): void {
     if (used + bytes > slotBytes) flush()
@@ -200,7 +222,7 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
     finish() {
       flush()
       waitUntil(() => taken === filled)
-      return { diffId: digestFromHex(hash.digest('hex')) as DiffId, tarSize: written }
+      return { diffId: digestFromHex(hash.digest('hex')) as DiffId, tarSize }
     },
   }
 
@@ -235,6 +257,15 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
         placed(offset, length)
       }
       return true
+    },
+    broughtContent(size, placed) {
+      if (operations + longestOperation > operationsBytes || pieces === piecesPerSlot) flush()
+      room(size)
+      const offset = used
+      used += size
+      isBrought = true
+      place(offset, size)
+      placed(offset, size)
     },
     log(content, settle) {
       const size = content === 'none' ? -1 : content

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { addressOf } from '../../system/libc.js'
 import { pieceBytes } from './content-digest.js'
 
@@ -53,6 +53,8 @@ export const DIGESTS = 2
 const WANTED = 1
 const CLAIMED = 2
 const DONE = 3
+/** Not before the operations are carried out, which bring the content. */
+const LATER = 4
 
 export const slotCount = 8
 export const slotBytes = pieceBytes
@@ -61,8 +63,8 @@ export const piecesPerSlot = 256
 export const digestBytes = 32
 
 const page = 4096
-const slotHeads = OWN_WORDS + 2304
-const headBytes = 4 * page
+const slotHeads = OWN_WORDS + 4608
+const headBytes = 5 * page
 const failureBytes = page
 const sideBytes = operationsBytes + piecesPerSlot * (8 + digestBytes)
 const stride = Math.ceil((slotBytes + sideBytes) / page) * page
@@ -117,15 +119,29 @@ export function awaitSignal({ words }: Slots, seen: number): void {
   Atomics.sub(words, WAITING, 1)
 }
 
+export interface SlotContent {
+  /** Bytes of operations. */
+  readonly operations: number
+  readonly pieces: number
+  /** Some pieces are not there before the operations are carried out. */
+  readonly isBrought: boolean
+}
+
 /** The slot is full: others may begin with it. */
-export function publish(slots: Slots, number: number, counts: { operations: number; pieces: number }): void {
+export function publish(slots: Slots, number: number, content: SlotContent): void {
   const { words } = slots
   const { head } = slots.slot(number)
-  words[head + OPERATIONS] = counts.operations
-  words[head + PIECES] = counts.pieces
-  Atomics.store(words, head + DIGESTS, counts.pieces > 0 ? WANTED : DONE)
+  words[head + OPERATIONS] = content.operations
+  words[head + PIECES] = content.pieces
+  const wanted = content.isBrought ? LATER : WANTED
+  Atomics.store(words, head + DIGESTS, content.pieces > 0 ? wanted : DONE)
   Atomics.store(words, FILLED, number + 1)
   signal(slots)
+}
+
+/** Its operations are carried out, and with them all content is there. */
+export function isWritten({ words }: Slots, number: number): boolean {
+  return Atomics.load(words, WRITTEN) > number
 }
 
 export function isDone(slots: Slots, number: number): boolean {
@@ -152,7 +168,9 @@ function writeOnce(slots: Slots, perform: Perform): boolean {
   try {
     const number = Atomics.load(words, WRITTEN)
     if (number >= Atomics.load(words, FILLED)) return false
-    perform(slots, slots.slot(number))
+    const slot = slots.slot(number)
+    perform(slots, slot)
+    Atomics.compareExchange(words, slot.head + DIGESTS, LATER, WANTED)
     Atomics.store(words, WRITTEN, number + 1)
   } finally {
     Atomics.store(words, WRITING, 0)
@@ -171,8 +189,8 @@ function digestOnce(slots: Slots): boolean {
     for (let index = 0; index < count; index += 1) {
       const offset = slot.pieces[index * 2] ?? 0
       const length = slot.pieces[index * 2 + 1] ?? 0
-      const hash = createHash('sha256').update(slot.data.subarray(offset, offset + length))
-      slot.digests.set(hash.digest(), index * digestBytes)
+      const digest = hash('sha256', slot.data.subarray(offset, offset + length), 'buffer')
+      slot.digests.set(digest, index * digestBytes)
     }
     Atomics.store(words, slot.head + DIGESTS, DONE)
     signal(slots)
