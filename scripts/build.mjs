@@ -61,15 +61,14 @@ const common = {
   write: false,
 }
 
-const starter = (
-  await build({ ...common, entryPoints: [at('scripts/start/entry.cjs')], banner: { js: "'use strict';" } })
-).outputFiles[0].contents
-
 /**
  * Writes the programs of `entries` to dist/NAME: each as a bundle in `.js`, whose first line says which it is, and
- * what starts it in `.cjs`.
+ * what starts it, made from scripts/start/STARTER, in `.cjs`.
  */
-async function bundle(name, entries, options) {
+async function bundle(name, starter, entries, options) {
+  const starts = [at('scripts/start', starter)]
+  const [start] = (await build({ ...common, entryPoints: starts, banner: { js: "'use strict';" } }))
+    .outputFiles
   const directory = at('dist', name)
   const { outputFiles } = await build({ ...common, ...options, entryPoints: entries, outdir: directory })
   rmSync(directory, { recursive: true, force: true })
@@ -77,13 +76,14 @@ async function bundle(name, entries, options) {
   for (const { path, contents } of outputFiles) {
     const digest = createHash('sha256').update(contents).digest('hex')
     writeFileSync(path, Buffer.concat([Buffer.from(`// ${digest}\n`), contents]))
-    writeFileSync(path.replace(/\.js$/, '.cjs'), starter)
+    writeFileSync(path.replace(/\.js$/, '.cjs'), start.contents)
   }
 }
 
 const daemon = 'packages/builder-daemon/src'
 await bundle(
   'daemon',
+  'entry.cjs',
   {
     main: at(daemon, 'main.ts'),
     'layer-worker': at(daemon, 'workers/layer-worker.ts'),
@@ -101,7 +101,12 @@ await bundle(
     },
   },
 )
-await bundle('client', { main: at('packages/client/src/main.ts') }, { banner: { js: "'use strict';" } })
+await bundle(
+  'client',
+  'client-entry.cjs',
+  { main: at('packages/client/src/main.ts') },
+  { banner: { js: "'use strict';" } },
+)
 await trainClient()
 
 mkdirSync(at('bin'), { recursive: true })

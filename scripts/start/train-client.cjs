@@ -5,6 +5,7 @@ const { mkdirSync, writeFileSync } = require('node:fs')
 const { createServer } = require('node:http2')
 const { resolve } = require('node:path')
 const { loadBundle } = require('./code-cache.cjs')
+const { lazily } = require('./lazy-modules.cjs')
 
 const [bundle, answersFile] = process.argv.slice(2).map((path) => resolve(path))
 const { answers } = require(answersFile)
@@ -61,7 +62,7 @@ async function command(script, words) {
   const ended = new Promise((resolve) => {
     process.exit = resolve
   })
-  script.runInThisContext()({}, require, module, `${bundle}.js`, process.cwd())
+  script.runInThisContext()({}, lazily(require), module, `${bundle}.js`, process.cwd())
   await ended
 }
 

@@ -139,6 +139,19 @@ describe.skipIf(!runnable)('the life of the launcher (needs root and runc)', () 
     await running
   })
 
+  test.skipIf(!existsSync('/sys/fs/cgroup/cpu/cgroup.procs'))(
+    'a RUN is counted on its own, and shares the processors that its daemon has',
+    async () => {
+      const fixture = await open()
+      const own = cgroupOf(readFileSync('/proc/self/cgroup', 'utf8'), 'cpu')
+      const { output } = await fixture.run('cat /proc/self/cgroup; ls /sys/fs/cgroup')
+      expect(cgroupOf(output, 'cpu')).toBe(own)
+      expect(cgroupOf(output, 'pids')).toContain('/isula-build/')
+      expect(cgroupOf(output, 'devices')).toContain('/isula-build/')
+      expect(output).not.toMatch(/^memory$/m)
+    },
+  )
+
   test('a signal that a terminal or a service manager sends does not end it', async () => {
     const fixture = await open()
     const pid = fixture.runtime.launcherPid() ?? 0
@@ -267,4 +280,10 @@ function commandLine(pid: number): string {
   } catch {
     return ''
   }
+}
+
+/** Of the hierarchy that has the controller (cgroups(7), "/proc/PID/cgroup"). */
+function cgroupOf(text: string, controller: string): string | undefined {
+  const lines = text.split('\n').map((line) => line.split(':'))
+  return lines.find(([, controllers]) => controllers?.split(',').includes(controller))?.[2]
 }

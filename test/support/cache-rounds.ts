@@ -78,7 +78,11 @@ interface BuildRequest {
 }
 
 async function build(connection: Connection, request: BuildRequest): Promise<Built> {
-  const { dockerfile, ignoreFile, context, dispose } = await readInputs('', request.context, process.stdin)
+  const { dockerfile, ignoreFile, context, dispose } = await readInputs(
+    '',
+    request.context,
+    () => process.stdin,
+  )
   const call = connection.duplex(builderService.Build)
   let hits = 0
   const misses: string[] = []

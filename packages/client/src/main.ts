@@ -8,7 +8,7 @@ import { helpText } from './cli/help.js'
 import { type Parsed, parseCommandLine, pathText } from './cli/parse.js'
 import { program } from './cli/tree.js'
 import { reportError } from './exit.js'
-import { warnLine } from './terminal.js'
+import { isAllWritten, onWriteError, printText, warnLine } from './terminal.js'
 
 /** `ctr-img` is short for `isula-build ctr-img`. */
 function argumentsOf(name: string, argv: readonly string[]): readonly string[] {
@@ -78,26 +78,25 @@ function checkLogLevel(level: string): void {
 }
 
 function print(text: string): number {
-  process.stdout.write(text)
+  printText(text)
   return 0
 }
 
 /** As after SIGPIPE, which Node.js ignores: what was asked for may be half done. */
 const brokenPipe = 128 + 13
 
-function onWriteError(error: NodeJS.ErrnoException): void {
+onWriteError((name, error) => {
+  if (name === 'stderr') process.exit(brokenPipe)
   // A reader that has seen enough (`ctr-img images | head -1`) wants to hear nothing about it.
   if (error.code !== 'EPIPE') warnLine(`cannot write to standard output: ${error.message}`)
   process.exit(error.code === 'EPIPE' ? brokenPipe : 1)
-}
-process.stdout.on('error', onWriteError)
-process.stderr.on('error', () => process.exit(brokenPipe))
+})
 
 /** Ends without taking the process apart, once it has heard of writes that failed and nothing waits to be written. */
 function finish(code: number): void {
   process.exitCode = code
   setImmediate(() => {
-    if (process.stdout.writableLength === 0 && process.stderr.writableLength === 0) process.exit()
+    if (isAllWritten()) process.exit()
   })
 }
 

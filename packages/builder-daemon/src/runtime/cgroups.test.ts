@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { detectCgroups, parseCgroupMounts, removeCgroupParents } from './cgroups.js'
+import { detectCgroups, parseCgroupMounts, removeCgroupParents, unneededHierarchies } from './cgroups.js'
 
 const line = (place: string, type: string, options: string): string =>
   `30 24 0:26 / ${place} rw,relatime shared:9 - ${type} ${type} ${options}`
@@ -30,6 +30,18 @@ test('a machine with the unified hierarchy, and one with both', () => {
   expect(parseCgroupMounts(`${unified}\n${line('/sys/fs/cgroup/pids', 'cgroup', 'rw,pids')}`).mode).toBe(
     'hybrid',
   )
+})
+
+test('of legacy hierarchies, those that neither count processes nor refuse devices are not needed', () => {
+  const mounts = ['pids', 'devices', 'cpu,cpuacct', 'memory', 'name=systemd', 'net_cls,devices']
+    .map((options) => line(`/sys/fs/cgroup/${options}`, 'cgroup', `rw,${options}`))
+    .concat(line('/sys/fs/cgroup/unified', 'cgroup2', 'rw'))
+  expect(unneededHierarchies(parseCgroupMounts(mounts.join('\n')))).toEqual([
+    '/sys/fs/cgroup/cpu,cpuacct',
+    '/sys/fs/cgroup/memory',
+    '/sys/fs/cgroup/name=systemd',
+  ])
+  expect(unneededHierarchies(parseCgroupMounts(line('/sys/fs/cgroup', 'cgroup2', 'rw')))).toEqual([])
 })
 
 test('no cgroups, an empty file and lines that are none', () => {

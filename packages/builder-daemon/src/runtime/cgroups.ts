@@ -1,7 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { kill } from '../system/processes.js'
+import { bytesOfText } from '@isula-build/shared/oci/byte-path.js'
+import { kill, MNT_DETACH, umount2 } from '../system/processes.js'
 import { hasErrno } from '../system/system-error.js'
 
 export interface CgroupHierarchy {
@@ -40,6 +41,34 @@ export function parseCgroupMounts(mountinfo: string): Pick<Cgroups, 'mode' | 'hi
   const legacy = all.some((hierarchy) => !isUnified(hierarchy))
   const mode = unified ? (legacy ? 'hybrid' : 'v2') : legacy ? 'v1' : 'none'
   return { mode, hierarchies: all }
+}
+
+/** Of the legacy controllers: what counts and limits a RUN's processes, and what refuses devices to them. */
+const neededControllers: readonly string[] = ['pids', 'devices']
+
+/** Mount points of the legacy hierarchies that no RUN needs. */
+export function unneededHierarchies({ hierarchies }: Pick<Cgroups, 'hierarchies'>): readonly string[] {
+  return hierarchies
+    .filter((hierarchy) => !isUnified(hierarchy))
+    .filter(({ controllers }) => !controllers.some((name) => neededControllers.includes(name)))
+    .map(({ path }) => path)
+}
+
+/**
+ * Takes the legacy hierarchies that no RUN needs out of this mount namespace, which has to be the launcher's own. A
+ * runtime makes a cgroup in every one it sees, and each is a wait for all processors. In those it does not see a RUN
+ * stays where the daemon is: it has the daemon's share of the processors, not one against it, and its limits.
+ */
+export function hideUnneededHierarchies(): void {
+  const found = parseCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
+  for (const path of unneededHierarchies(found)) {
+    try {
+      umount2(bytesOfText(path), MNT_DETACH)
+    } catch (error) {
+      // Locked by the user namespace around us: then the runtime uses it as well.
+      if (!hasErrno(error, 'EINVAL', 'EPERM')) throw error
+    }
+  }
 }
 
 const refusals = ['EROFS', 'EACCES', 'EPERM', 'ENOENT'] as const

@@ -27,6 +27,7 @@ import { type OutputPipe, openOutputPipe } from './output-pipe.js'
 import { killTimeout, recordProcess } from './recovery.js'
 import { assembleRootfs } from './rootfs.js'
 import type { RunContext } from './run-context.js'
+import type { SealedPrograms } from './sealed-programs.js'
 
 const SIGKILL = 9
 
@@ -35,6 +36,7 @@ export interface LauncherOptions {
   readonly cgroups: Cgroups
   readonly reaper: ChildReaper
   readonly starts: FilteredStarts
+  readonly programs: SealedPrograms
   /** How to start this program again. */
   readonly self: readonly [string, ...string[]]
   readonly send: (message: FromLauncher) => void
@@ -56,7 +58,7 @@ interface ActiveRun {
 }
 
 export function createLauncher(options: LauncherOptions): Launcher {
-  const { settings, cgroups, reaper, starts, send } = options
+  const { settings, cgroups, reaper, starts, programs, send } = options
   const paths = launcherPaths(settings.runRoot)
   const active = new Map<string, ActiveRun>()
   const nothing = openSync('/dev/null', 'r')
@@ -95,6 +97,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
           nothing,
           reaper,
           starts,
+          programs,
           cgroups,
           cgroupPath,
           self: options.self,

@@ -73,15 +73,20 @@ const startProgram: StartFiltered = async ({ path, args, env, stdio }) => spawnP
 function runtimeProgram(context: RunContext, runtimePath: string): Program {
   const { directory, pipe } = context
   return {
-    path: runtimePath,
+    path: context.programs.pathOf(runtimePath),
     args: [
       ...[runtimePath, ...runtimeFlags(context, runtimePath), 'run', '--detach', '--bundle', directory],
       ...['--pid-file', join(directory, 'pid'), context.request.id],
     ],
-    env: Object.entries(toolEnvironment).map(([name, value]) => `${name}=${value}`),
+    env: Object.entries({ ...toolEnvironment, ...runtimeEnvironment }).map(
+      ([name, value]) => `${name}=${value}`,
+    ),
     stdio: [context.nothing, pipe.writeFd, pipe.writeFd],
   }
 }
+
+/** Runtimes in Go, which live for milliseconds: more threads and a collector cost more than they give. */
+const runtimeEnvironment = { GOMAXPROCS: '1', GOGC: 'off' }
 
 function cannotStart(error: unknown, path: string): LaunchResult {
   const message = hasErrno(error, 'ENOENT')

@@ -3,6 +3,7 @@ import type { ChildReaper } from './child-reaper.js'
 import type { FilteredStarts } from './filtered-starts.js'
 import type { LaunchRequest, LaunchResult } from './launcher-protocol.js'
 import type { OutputPipe } from './output-pipe.js'
+import type { SealedPrograms } from './sealed-programs.js'
 
 /** What one RUN has while its container runs. */
 export interface RunContext {
@@ -17,6 +18,7 @@ export interface RunContext {
   readonly nothing: number
   readonly reaper: ChildReaper
   readonly starts: FilteredStarts
+  readonly programs: SealedPrograms
   readonly cgroups: Cgroups
   readonly cgroupPath: string
   /** How to start this program again: Node.js and its arguments. */

@@ -1,7 +1,8 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs'
+import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parentPort } from 'node:worker_threads'
-import { detectCgroups } from '../runtime/cgroups.js'
+import { detectCgroups, hideUnneededHierarchies } from '../runtime/cgroups.js'
 import { createChildReaper } from '../runtime/child-reaper.js'
 import { createFilteredStarts } from '../runtime/filtered-starts.js'
 import { findRuntime } from '../runtime/find-runtime.js'
@@ -15,6 +16,7 @@ import {
   type ToLauncher,
 } from '../runtime/launcher-protocol.js'
 import { recoverRuns } from '../runtime/recovery.js'
+import { createSealedPrograms } from '../runtime/sealed-programs.js'
 import { mountPrivate } from '../runtime/staged-mounts.js'
 import { tryFlock } from '../system/syscalls.js'
 import { runStartThread } from './start-thread.js'
@@ -74,6 +76,9 @@ async function start(settings: LauncherSettings): Promise<Launcher> {
   for (const directory of [paths.records, paths.memory])
     mkdirSync(directory, { recursive: true, mode: 0o700 })
   await takeLock(paths.lock)
+  const runtimePath = findRuntime([settings.runtimePath ?? 'runc'])
+  // Of crun it is not known that it leaves a directory without its hierarchy alone.
+  if (runtimePath !== undefined && basename(runtimePath) === 'runc') hideUnneededHierarchies()
   const cgroups = detectCgroups(settings.cgroupParent)
   const runs = await recoverRuns(settings, cgroups)
   mountPrivate(paths.memory)
@@ -84,12 +89,17 @@ async function start(settings: LauncherSettings): Promise<Launcher> {
   process.chdir(settings.dataRoot)
   const self = [process.execPath, process.argv[1] ?? ''] as const
   const starts = createFilteredStarts(self[1], reaper)
-  const launcher = createLauncher({ settings, cgroups, reaper, starts, self: [...self], send })
+  const programs = createSealedPrograms((path, error) =>
+    send({ type: 'log', event: 'runtime.not_copied', fields: { path, error: String(error) } }),
+  )
+  const launcher = createLauncher({ settings, cgroups, reaper, starts, programs, self: [...self], send })
   send({ type: 'ready', recovery: { runs, cgroups: cgroups.mode, limitsProcesses: cgroups.limitsProcesses } })
-  const runtimePath = findRuntime([settings.runtimePath ?? 'runc'])
   // Ready for the first RUN, and not in the way of the daemon's own start.
   if (runtimePath !== undefined) {
-    setTimeout(() => void starts.for(runtimePath).catch(() => undefined), warmUpDelay).unref()
+    setTimeout(() => {
+      programs.pathOf(runtimePath)
+      starts.for(runtimePath).catch(() => undefined)
+    }, warmUpDelay).unref()
   }
   return launcher
 }

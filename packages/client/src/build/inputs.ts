@@ -21,17 +21,17 @@ export interface BuildInputs {
   readonly dispose: () => Promise<void>
 }
 
-/** `path` is a directory, or `-` for a tar or a Dockerfile on standard input; `filename` as for `-f`. */
+/** `path` is a directory, or `-` for a tar or a Dockerfile on standard input, which `stdin` opens; `filename` as for `-f`. */
 export async function readInputs(
   filename: string,
   path: string,
-  stdin: AsyncIterable<Uint8Array>,
+  stdin: () => AsyncIterable<Uint8Array>,
 ): Promise<BuildInputs> {
-  if (path === '-') return await stdinInputs(filename, stdin)
+  if (path === '-') return await stdinInputs(filename, stdin())
   const directory = contextDirectory(path)
   const dockerfile =
     filename === '-'
-      ? { name: 'Dockerfile', content: await readDockerfile(stdin), path: undefined }
+      ? { name: 'Dockerfile', content: await readDockerfile(stdin()), path: undefined }
       : findDockerfile(filename, directory)
   const ignoreFile = findIgnoreFile(dockerfile.path, directory)
   return {

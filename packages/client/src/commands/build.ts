@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { BuildOptionsMessage } from '@isula-build/shared/rpc/build-messages.js'
 import { timestampFromMillis } from '@isula-build/shared/rpc/well-known.js'
@@ -50,11 +49,12 @@ export async function runBuild({ flags, args }: Invocation): Promise<number> {
   }
   const named = namedContexts(flags.strings('build-context'))
   const logins = await createLogins(flags, { hosts: namedHosts(common, named) })
-  const inputs = await readInputs(flags.string('filename'), args[0] ?? '', process.stdin)
+  const inputs = await readInputs(flags.string('filename'), args[0] ?? '', () => process.stdin)
   try {
     const options: BuildOptionsMessage = {
       ...common,
-      buildId: randomBytes(32).toString('hex').slice(0, 12),
+      // The daemon names it.
+      buildId: '',
       dockerfile: inputs.dockerfile,
       ignoreFile: inputs.ignoreFile,
       context: inputs.context.source,
