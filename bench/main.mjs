@@ -16,7 +16,7 @@ import { floors } from './floor.mjs'
 import { measures } from './measures.mjs'
 import { importBases, openPeers } from './peers.mjs'
 import { scaleOf } from './scale.mjs'
-import { table } from './table.mjs'
+import { growthTables, table } from './table.mjs'
 import { piece } from './workloads.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
@@ -49,7 +49,7 @@ function ownFileSystem(directory) {
   const volume = join(directory, 'volume')
   mkdirSync(volume, { recursive: true })
   if (!existsSync(image)) {
-    must('truncate', '-s', '40G', `${image}.new`)
+    must('truncate', '-s', '48G', `${image}.new`)
     must(
       'mkfs.ext4',
       '-q',
@@ -136,7 +136,10 @@ async function main() {
     for (const daemon of daemons) await daemon.stop()
     rmSync(state, { recursive: true, force: true })
   }
-  console.log(table(results, { runs: Number(values.runs), durability: values.durability }))
+  const tables = [...growthTables(results)]
+  if (results.some(({ growth }) => growth === undefined))
+    tables.unshift(table(results, { runs: Number(values.runs), durability: values.durability }))
+  console.log(tables.join('\n\n'))
 }
 
 await main()

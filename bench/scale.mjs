@@ -1,5 +1,6 @@
 // What an image, a layer, a file or a byte costs as there are more of them. Each part at several sizes, by
 // `--scale PART=SIZE,SIZE` (several times): images, layers, chain (layers of one image), files, gib (one file, GiB).
+// Trees of files are kept for the next time. 20 GiB take 41 GiB of disk while they are copied.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
@@ -15,7 +16,24 @@ export const scaleSizes = {
   gib: [0.2, 2, 20],
 }
 
+const units = {
+  images: 'images',
+  layers: 'layers',
+  chain: 'layers of one image',
+  files: 'files',
+  gib: 'GiB, one file',
+}
+
 const mib = (pid, key) => `${memory(pid, key).toFixed(0)} MiB`
+
+/** Notes what was measured of `part` at `size`; `more` goes with the seconds. */
+const sayer =
+  ({ peer, note }, part, size) =>
+  (what, seconds, more) =>
+    note({
+      ...{ workload: `${what} (${size} ${units[part]})`, peer: peer.name, seconds, note: more },
+      growth: { part: units[part], what, size },
+    })
 
 /** Seconds, of the fastest of a few: what stays when nothing disturbs it. */
 function best(peer, command, times = 3) {
@@ -45,13 +63,11 @@ async function restarted(peer) {
 }
 
 /** What every user waits for, whatever else the store holds. */
-async function everyday({ peer, root, note }, of) {
+async function everyday({ peer, root }, say) {
   const tiny = context(root, 'tiny', `FROM ${busybox}\nRUN echo hello > /hello\nCOPY file /file\n`, {
     file: 'x',
   })
   const tag = 'scale-tiny:latest'
-  const say = (what, seconds, more) =>
-    note({ workload: `${what} (${of})`, peer: peer.name, seconds, note: more })
   say('start', await restarted(peer), mib(peer.daemon.pid, 'VmRSS'))
   say('version', best(peer, peer.version()))
   say('images', best(peer, peer.images(), 5))
@@ -95,9 +111,10 @@ function archive(root, from, to) {
 
 const parts = {
   async images(run, sizes) {
-    const { peer, root, note } = run
+    const { peer, root } = run
     let held = 0
     for (const size of sizes) {
+      const say = sayer(run, 'images', size)
       let seconds = 0
       const before = held
       for (; held < size; held = Math.min(size, held + 1000)) {
@@ -105,17 +122,17 @@ const parts = {
         seconds = best(peer, peer.load(file), 1)
       }
       const last = Math.min(size - before, 1000)
-      const each = `${((seconds / last) * 1000).toFixed(2)} ms each`
-      note({ workload: `load ${last} (${size} images)`, peer: peer.name, seconds, note: each })
-      await everyday(run, `${size} images`)
+      say('load, each', seconds / last)
+      await everyday(run, say)
     }
   },
 
   async layers(run, sizes) {
-    const { peer, root, note } = run
+    const { peer, root } = run
     const most = 100
     let held = 0
     for (const size of sizes) {
+      const say = sayer(run, 'layers', size)
       let each = 0
       while (held < size) {
         const count = Math.min(most, size - held)
@@ -124,18 +141,18 @@ const parts = {
         each = best(peer, peer.build(directory, `scale-layers-${held}:latest`), 1) / count
         held += count
       }
-      note({ workload: `one more layer (${size} layers)`, peer: peer.name, seconds: each })
-      await everyday(run, `${size} layers`)
+      say('one more layer', each)
+      await everyday(run, say)
     }
   },
 
-  async chain({ peer, root, note }, sizes) {
+  async chain(of, sizes) {
+    const { peer, root, note } = of
     for (const size of sizes) {
+      const say = sayer(of, 'chain', size)
       // One is the base's.
       const lines = Array.from({ length: size - 2 }, (_, i) => `COPY <<EOF /f${i}\n${i}\nEOF\n`)
       const tag = `scale-chain-${size}:latest`
-      const say = (what, seconds, more) =>
-        note({ workload: `${what} (chain of ${size})`, peer: peer.name, seconds, note: more })
       const deep = context(root, 'deep', `FROM ${busybox}\n${lines.join('')}`)
       const made = best(peer, peer.build(deep, tag), 1)
       say('build', made, `${((made / lines.length) * 1000).toFixed(1)} ms for each layer`)
@@ -161,7 +178,8 @@ const parts = {
     })
   },
 
-  async files({ peer, root, note }, sizes) {
+  async files(of, sizes) {
+    const { peer, root } = of
     for (const size of sizes) {
       const directory = join(root, `files-${size}`)
       if (!existsSync(`${directory}.made`)) {
@@ -174,11 +192,9 @@ const parts = {
         writeFileSync(`${directory}.made`, '')
       }
       const tag = 'scale-files:latest'
+      const noted = sayer(of, 'files', size)
       const say = (what, seconds) =>
-        note({
-          ...{ workload: `${what} (${size} files)`, peer: peer.name, seconds },
-          note: `${((seconds / size) * 1e6).toFixed(1)} us per file, daemon ${mib(peer.daemon.pid, 'VmHWM')}`,
-        })
+        noted(what, seconds, `${((seconds / size) * 1e6).toFixed(1)} us, ${mib(peer.daemon.pid, 'VmHWM')}`)
       await restarted(peer)
       spawnSync('sync')
       say('COPY', best(peer, peer.build(directory, tag), 1))
@@ -191,23 +207,30 @@ const parts = {
     }
   },
 
-  async gib({ peer, root, note }, sizes) {
+  async gib(of, sizes) {
+    const { peer, root } = of
     const block = Buffer.alloc(4 << 20)
     for (let i = 0; i < block.length; i += 4) block.writeUInt32LE(Math.imul(i, 2_654_435_761) >>> 0, i)
     for (const size of sizes) {
-      const directory = context(root, 'gib', `FROM ${busybox}\nCOPY data /\n`)
+      const directory = context(root, 'gib', `FROM ${busybox}\nCOPY data small /\n`, { small: 'x' })
       const fd = openSync(join(directory, 'data'), 'w')
       for (let i = 0; i < size * 256; i++) {
         block.writeUInt32LE(i, 0)
         writeSync(fd, block)
       }
       closeSync(fd)
+      const tag = 'scale-gib:latest'
+      const noted = sayer(of, 'gib', size)
+      const say = (what, seconds) =>
+        noted(what, seconds, `${(size / seconds).toFixed(2)} GiB/s, ${mib(peer.daemon.pid, 'VmHWM')}`)
       await restarted(peer)
       spawnSync('sync')
-      const seconds = best(peer, peer.build(directory, 'scale-gib:latest'), 1)
-      const speed = `${(size / seconds).toFixed(2)} GiB/s, daemon ${mib(peer.daemon.pid, 'VmHWM')}`
-      note({ workload: `COPY (one file, ${size} GiB)`, peer: peer.name, seconds, note: speed })
-      cleanUp(peer, ['scale-gib:latest'])
+      say('COPY', best(peer, peer.build(directory, tag), 1))
+      best(peer, peer.build(directory, tag, { cache: true }), 1)
+      say('COPY, cached', best(peer, peer.build(directory, tag, { cache: true })))
+      writeFileSync(join(directory, 'small'), `changed ${Date.now()}\n`)
+      say('COPY, another file changed', best(peer, peer.build(directory, tag, { cache: true }), 1))
+      cleanUp(peer, [tag])
       rmSync(directory, { recursive: true })
     }
   },

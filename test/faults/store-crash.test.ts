@@ -185,6 +185,7 @@ describe.skipIf(getuid?.() !== 0)('the store killed at any moment (needs root)',
     const store = await openAt(roots, worker)
     try {
       expect(await store.images.list()).not.toEqual([])
+      await store.settle()
       expect(await store.check()).toEqual([])
     } finally {
       await store.close()

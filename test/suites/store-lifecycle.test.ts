@@ -6,6 +6,7 @@ import {
   mkdir,
   readdir,
   readFile,
+  readlink,
   rename,
   rm,
   symlink,
@@ -18,6 +19,8 @@ import { getuid } from 'node:process'
 import Database from 'better-sqlite3'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { LayerRecord } from '../../packages/builder-daemon/src/ports/layer-store.js'
+import { leaveCleanMark } from '../../packages/builder-daemon/src/storage/clean-mark.js'
+import { layoutOf } from '../../packages/builder-daemon/src/storage/layout.js'
 import type { Store, StoreOptions } from '../../packages/builder-daemon/src/storage/store.js'
 import { bundleEntry, databaseWorkerEntry } from '../support/bundled-worker.js'
 import { cacheRecord } from '../support/cache-record.js'
@@ -82,7 +85,8 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     const image = await putImage(first, ['a', 'b'], ['x:1', 'y:1'])
     await first.close()
     const second = await open()
-    expect(second.recovery).toMatchObject({ epoch: 2, suspects: 0, swept: 0, damaged: 0 })
+    expect(second.recovery).toMatchObject({ epoch: 2, suspects: 0, swept: 0 })
+    expect(await second.upkeep()).toEqual({ damaged: 0, swept: 0, mended: 0 })
     expect(await second.images.get('x:1')).toEqual(image)
     expect(await second.check()).toEqual([])
   })
@@ -141,7 +145,8 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     await writeFile(at('blobs/partial.tmp'), 'x')
     await mkdir(at('trash/old'))
     const second = await open()
-    expect(second.recovery.swept).toBe(3)
+    expect(second.recovery.swept).toBe(1)
+    expect(await second.upkeep()).toEqual({ damaged: 0, swept: 3, mended: 0 })
     await second.settle()
     expect(await second.check()).toEqual([])
     expect(await readdir(at('trash'))).toEqual([])
@@ -178,6 +183,7 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     await rm(at('l'), { recursive: true })
     await truncate(at('blobs', image.id))
     const second = await open()
+    expect(await second.upkeep()).toEqual({ damaged: 0, swept: 0, mended: 3 })
     expect(await second.check()).toEqual([])
   })
 
@@ -189,7 +195,7 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     await first.close()
     await rm(at('layers', lost.id), { recursive: true })
     const second = await open()
-    expect(second.recovery.damaged).toBe(1)
+    expect((await second.upkeep()).damaged).toBe(1)
     expect((await second.images.list()).map(({ id }) => id).sort()).toEqual([image.id, other.id].sort())
     expect((await second.images.get('x:1'))?.damaged).toBe(true)
     expect((await second.images.get('z:1'))?.damaged).toBe(false)
@@ -220,10 +226,60 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     await first.close()
     await spoil(at('layers', image.layers[0]?.id ?? ''))
     const second = await open()
+    await second.upkeep()
     expect((await second.images.get('x:1'))?.damaged).toBe(true)
     expect((await second.images.remove(image.id)).removedImage).toBe(true)
     await second.settle()
     expect(await second.check()).toEqual([])
+  })
+
+  test('looks for a layer before its first use, however soon that is', async () => {
+    const first = await open()
+    const image = await putImage(first, ['a', 'b'], ['x:1'])
+    const [lost, unlinked] = image.layers as [LayerRecord, LayerRecord]
+    await first.cache.store(0, cacheRecord('k', lost.id))
+    await first.close()
+    await rm(at('layers', lost.id, 'diff'), { recursive: true })
+    await rm(at(first.layers.shortLink(unlinked.id)))
+    const second = await open({ upkeepAfterMs: 1e6 })
+    const lease = await second.layers.acquireLease({ uid: 0, purpose: 'build' })
+    await expect(second.layers.hold([lost.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
+    expect((await second.images.get('x:1'))?.damaged).toBe(true)
+    expect(await second.cache.lookup(0, 'k', [])).toEqual([])
+    expect(await second.layers.hold([unlinked.id], lease)).toEqual([unlinked])
+    expect(await readlink(at(second.layers.shortLink(unlinked.id)))).toBe(`../layers/${unlinked.id}/diff`)
+    expect(await second.upkeep()).toEqual({ damaged: 0, swept: 0, mended: 0 })
+  })
+
+  test('looks itself through while it is in use, and touches nothing of what is under way', async () => {
+    await (await open()).close()
+    const store = await open({ upkeepAfterMs: 1e6 })
+    const looking = store.upkeep()
+    const images = await Promise.all(
+      Array.from({ length: 40 }, (_, index) => putImage(store, [`a${index}`, `b${index}`], [`x${index}:1`])),
+    )
+    await Promise.all(images.slice(0, 20).map(({ id }) => store.images.remove(id)))
+    expect(await looking).toEqual({ damaged: 0, swept: 0, mended: 0 })
+    await store.settle()
+    expect(await store.check()).toEqual([])
+  })
+
+  test('tells of a database that went bad where nobody could see it', async () => {
+    const first = await open()
+    const image = await putImage(first, ['a'], ['x:1'])
+    await first.close()
+    const db = new Database(at('db/store.sqlite'))
+    db.pragma('foreign_keys = OFF')
+    db.prepare("INSERT INTO image_layers VALUES (?, 1, 'nowhere')").run(image.id)
+    db.close()
+    leaveCleanMark(layoutOf(roots.dataRoot))
+    const log = collectingLogger()
+    const second = await open({ log, upkeepAfterMs: 1e6 })
+    expect(second.recovery.databaseLost).toBe(false)
+    await expect(second.upkeep()).rejects.toThrow('the image database is damaged')
+    expect(log.events.map(({ event }) => event)).toContain('store.database-damaged')
+    await second.close()
+    expect((await open()).recovery.databaseLost).toBe(true)
   })
 
   test('verifies an unflushed layer once before its first use, not before', async () => {

@@ -26,6 +26,7 @@ export async function inspectStore(dataRoot: string): Promise<readonly Violation
           .filter((line) => line !== 'ok'),
       write: refuse,
       walk: refuse,
+      version: refuse,
       backup: refuse,
       close: refuse,
     }

@@ -66,6 +66,7 @@ export interface ImageStore {
    * `lease` protects the image's layers from removal.
    */
   resolve(reference: string, lease?: Lease): Promise<ImageRecord | undefined>
+  /** Most often the very same array as the last time while nothing changed, so what follows from it may be kept. */
   list(): Promise<readonly ImageSummary[]>
   /** Gives `name` to the image, taking it from another one if needed. */
   tag(imageId: string, name: string, by?: number): Promise<void>

@@ -1,7 +1,7 @@
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { errorDetail } from '@isula-build/shared/errors/wire.js'
 import { maxChunk } from '@isula-build/shared/rpc/build-messages.js'
-import { builderService, type PruneResponse } from '@isula-build/shared/rpc/builder.js'
+import type { PruneResponse } from '@isula-build/shared/rpc/builder.js'
 import type { Decoded, Encodable } from '@isula-build/shared/rpc/codec.js'
 import type * as wire from '@isula-build/shared/rpc/image-messages.js'
 import { type BoundService, bindService } from './adapter.js'
@@ -18,16 +18,17 @@ import type {
   SaveRequest,
   StoreEvent,
 } from './handlers.js'
-import { type ImageRow, selectImages } from './image-selection.js'
+import { createImageListing } from './image-listing.js'
 import { checkChoice, checkPath, invalid, orUndefined } from './request-checks.js'
 
 /** `isula.builder.v1.Builder`: what our own client speaks. */
 export function createBuilderService(core: BuilderCore): BoundService {
-  return bindService(builderService, {
+  const listing = createImageListing()
+  return bindService(listing.service, {
     Build: (requests, context) => build(core, requests, context),
 
     async Images(request, { caller }) {
-      return { images: grouped(selectImages(await core.images(caller), request.filter)) }
+      return listing.answer(await core.images(caller), request.filter)
     },
 
     async Tag(request, { caller }) {
@@ -119,23 +120,6 @@ export function createBuilderService(core: BuilderCore): BoundService {
       }
     },
   })
-}
-
-/** Rows of one image are one image with several names. */
-function grouped(rows: readonly ImageRow[]): Encodable<typeof wire.Image>[] {
-  const byId = new Map<string, { row: ImageRow; names: string[] }>()
-  for (const row of rows) {
-    const group = byId.get(row.image.id) ?? { row, names: [] }
-    byId.set(row.image.id, group)
-    if (row.name !== undefined) group.names.push(row.name)
-  }
-  return [...byId.values()].map(({ row: { image }, names }) => ({
-    id: image.id,
-    names,
-    createdAt: image.createdAt,
-    size: image.size,
-    owner: image.owner,
-  }))
 }
 
 function removeResponse(event: RemoveEvent): Encodable<typeof wire.RemoveResponse> {

@@ -8,17 +8,20 @@ export interface ImageRow {
   readonly name: string | undefined
 }
 
+/** Newest first, of one moment by ID. */
+export function newestFirst(images: readonly ImageSummary[]): readonly ImageSummary[] {
+  return [...images].sort((a, b) => b.createdAt - a.createdAt || (a.id < b.id ? -1 : 1))
+}
+
 /**
  * Newest first. `filter` is `name:tag` for that one, else a repository or an ID prefix; '' for all.
  * Fails with ISB_IMAGE_NOT_FOUND when a filter matches nothing.
  */
 export function selectImages(images: readonly ImageSummary[], filter: string): readonly ImageRow[] {
-  const rows = [...images]
-    .sort((a, b) => b.createdAt - a.createdAt || (a.id < b.id ? -1 : 1))
-    .flatMap((image): ImageRow[] => {
-      if (image.names.length === 0) return [{ image, name: undefined }]
-      return image.names.map((name) => ({ image, name }))
-    })
+  const rows = newestFirst(images).flatMap((image): ImageRow[] => {
+    if (image.names.length === 0) return [{ image, name: undefined }]
+    return image.names.map((name) => ({ image, name }))
+  })
   if (filter === '') return rows
   const shown = JSON.stringify(filter)
   const local = localForm(filter)

@@ -1,5 +1,6 @@
 import type { MessagePort } from 'node:worker_threads'
 import { createFlushThread } from './flush-thread.js'
+import { createLookThread } from './look-through.js'
 import { createRemoveThread } from './remove-thread.js'
 import {
   encodeFailure,
@@ -22,6 +23,8 @@ function createRole(data: StoreThreadData, report: (error: unknown) => void): Th
       return createWriter(data.path, data.backups, report)
     case 'flush':
       return createFlushThread(data.fd)
+    case 'look':
+      return createLookThread(data.dataRoot)
     case 'remove':
       return createRemoveThread(data.trash, data.stop)
   }

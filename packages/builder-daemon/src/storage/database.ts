@@ -21,6 +21,8 @@ export interface Database {
    * other work had a turn, anything else to end.
    */
   walk<T>(piece: (statements: Statements) => T | undefined): Promise<T>
+  /** Another number after every commit; asking costs less than a look-up. */
+  version(): number
   /** Problems of the file itself; empty when it is sound. */
   quickCheck(): Promise<readonly string[]>
   /** Writes a backup now; gives its number. */
@@ -87,6 +89,8 @@ export async function openDatabase(
       walks = walk.catch(() => undefined)
       return walk
     },
+    // Of a connection that never writes, https://sqlite.org/pragma.html#pragma_data_version.
+    version: () => Number(reader.pragma('data_version', { simple: true })),
     quickCheck: () => call('quickCheck', undefined) as Promise<readonly string[]>,
     backup: () => call('backup', undefined) as Promise<number>,
     async close() {

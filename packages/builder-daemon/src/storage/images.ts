@@ -7,9 +7,10 @@ import type { Lease } from '../ports/layer-store.js'
 import type { Logger } from '../ports/logger.js'
 import type { Database, Statements } from './database.js'
 import { attempt } from './failure.js'
-import { encodeImageFile, imageIdOf } from './image-file.js'
+import { encodeImageFile, type ImageFile, imageIdOf } from './image-file.js'
 import { layerRecord } from './layer-record.js'
 import type { Layout } from './layout.js'
+import { hasImageFile } from './look-through.js'
 import { createSerial, type Serial } from './serial.js'
 import { createdAt, decodeStoredConfig } from './stored-config.js'
 import type { Trash } from './trash.js'
@@ -22,6 +23,8 @@ export interface LocalImageStore extends ImageStore {
    * operation stay.
    */
   removeUnnamed(owner?: number): Promise<readonly RemovedName[]>
+  /** Writes the file of an image again from its row; false when it is there, or there is no such image. */
+  restoreFile(id: string): Promise<boolean>
 }
 
 /** Listing rows per turn of the event loop; about a millisecond. */
@@ -132,11 +135,23 @@ export function createImageStore(deps: {
 
   const isStored = (id: string): boolean => exactImage(database.read, id) !== undefined
 
-  const writeFileOf = async ({ id, now, ...image }: DescribedImage): Promise<void> => {
+  const writeFileOf = async (id: string, image: ImageFile): Promise<void> => {
     const path = join(layout.blobs, id)
-    await writeFile(`${path}.tmp`, encodeImageFile({ ...image, storedAt: now }), { mode: 0o600 })
+    await writeFile(`${path}.tmp`, encodeImageFile(image), { mode: 0o600 })
     await rename(`${path}.tmp`, path)
   }
+
+  const restoreFile = (id: string): Promise<boolean> =>
+    perImage.run(id, async () => {
+      const stored = database.read.get<{ stored_at: number }>('SELECT stored_at FROM images WHERE id = ?', id)
+      const image = readImage(database.read, id)
+      if (image === undefined || stored === undefined || hasImageFile(layout, id)) return false
+      const layers = image.layers.map((layer) => layer.id)
+      await attempt('writing the file of an image', () =>
+        writeFileOf(id, { ...image, layers, storedAt: stored.stored_at }),
+      )
+      return true
+    })
 
   const store = async (images: readonly DescribedImage[], lease: Lease): Promise<readonly ImageRecord[]> => {
     // The file of an image that is there says whose it is, which storing it again does not change.
@@ -146,7 +161,8 @@ export function createImageStore(deps: {
     try {
       await attempt('storing an image', async () => {
         for (let at = 0; at < fresh.length; at += filesAtOnce) {
-          await Promise.all(fresh.slice(at, at + filesAtOnce).map(writeFileOf))
+          const some = fresh.slice(at, at + filesAtOnce)
+          await Promise.all(some.map((image) => writeFileOf(image.id, { ...image, storedAt: image.now })))
         }
       })
       await database.write('putImages', { images, leaseId: lease.id })
@@ -186,7 +202,7 @@ export function createImageStore(deps: {
     return id === undefined ? undefined : readImage(database.read, id)
   }
 
-  const list = (): Promise<readonly ImageSummary[]> => {
+  const readList = (): Promise<readonly ImageSummary[]> => {
     const summaries: ImageSummary[] = []
     return database.walk((statements) => {
       const last = summaries.at(-1)
@@ -198,6 +214,19 @@ export function createImageStore(deps: {
       appendRows(summaries, rows)
       return rows.length === 0 ? summaries : undefined
     })
+  }
+
+  let listed: { readonly version: number; readonly images: Promise<readonly ImageSummary[]> } | undefined
+  const list = (): Promise<readonly ImageSummary[]> => {
+    // From before it is read, so that a change meanwhile has it read again.
+    const version = database.version()
+    if (listed?.version === version) return listed.images
+    const current = { version, images: readList() }
+    listed = current
+    current.images.catch(() => {
+      if (listed === current) listed = undefined
+    })
+    return current.images
   }
 
   const tag = async (imageId: string, name: string, by = 0): Promise<void> => {
@@ -258,7 +287,7 @@ export function createImageStore(deps: {
   }
 
   return {
-    ...{ put, putAll, get, resolve, list, tag, untag, remove, removeUnnamed },
+    ...{ put, putAll, get, resolve, list, tag, untag, remove, removeUnnamed, restoreFile },
     ...{ checkName: checkOwner, inMotion: perImage },
   }
 }

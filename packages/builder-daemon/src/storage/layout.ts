@@ -1,6 +1,5 @@
 import {
   chmodSync,
-  type Dirent,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -188,11 +187,6 @@ export function isRealDirectory(path: string): boolean {
     if (hasErrno(error, 'ENOENT', 'ENOTDIR')) return false
     throw error
   }
-}
-
-/** Entries of a directory of the store, whose types its file system tells along with their names. */
-export function entriesIn(directory: string): Dirent[] {
-  return readdirSync(directory, { withFileTypes: true })
 }
 
 /** Names in a directory of the store. */

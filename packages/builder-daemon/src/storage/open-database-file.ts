@@ -15,6 +15,7 @@ import { join } from 'node:path'
 import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import Database from 'better-sqlite3'
 import { backupPath, listBackups } from './backup.js'
+import { takeCleanMark } from './clean-mark.js'
 import { failureCode } from './failure.js'
 import { type Layout, namesIn } from './layout.js'
 import { configureWriter, migrate } from './schema.js'
@@ -42,8 +43,8 @@ export function settleLost(layout: Layout): void {
 
 const files = (path: string) => [path, `${path}-wal`, `${path}-shm`]
 
-/** Opens, checks and migrates; undefined when the file is not a sound database. */
-function openSound(path: string): Database.Database | undefined {
+/** Opens, checks unless it is known to be sound, and migrates; undefined when the file is not a sound database. */
+function openSound(path: string, isKnownSound = false): Database.Database | undefined {
   let db: Database.Database | undefined
   try {
     // SQLite would make it readable by all; what it puts beside it gets the same mode.
@@ -51,7 +52,7 @@ function openSound(path: string): Database.Database | undefined {
     chmodSync(path, 0o600)
     db = new Database(path)
     configureWriter(db)
-    if (quickCheck(db).length > 0) {
+    if (!isKnownSound && quickCheck(db).length > 0) {
       db.close()
       return undefined
     }
@@ -113,13 +114,14 @@ function isPresent(path: string): boolean {
  * newer isula-builder wrote it.
  */
 export function openDatabaseFile(layout: Layout): OpenedDatabase {
-  const wasUsed = namesIn(layout.layers).length > 0 || namesIn(layout.blobs).length > 0
+  const isClean = takeCleanMark(layout)
   const present = isPresent(layout.database)
   if (present) {
-    const db = openSound(layout.database)
+    const db = openSound(layout.database, isClean)
     if (db !== undefined) return { db, lost: existsSync(lostMarker(layout)), ...untouched }
   }
   const backups = listBackups(layout.backups)
+  const wasUsed = namesIn(layout.layers).length > 0 || namesIn(layout.blobs).length > 0
   if (!present && !wasUsed && backups.length === 0) {
     for (const path of files(layout.database)) rmSync(path, { force: true })
     return { db: openFresh(layout), lost: false, ...untouched }

@@ -18,6 +18,7 @@ import { createBuildCache } from './build-cache.js'
 import { createCacheIndex, type LocalCacheIndex } from './cache.js'
 import { openCacheMounts } from './cache-mounts.js'
 import { checkStore, type Violation } from './check.js'
+import { leaveCleanMark } from './clean-mark.js'
 import { type BackupOptions, type Database, defaultBackups, openDatabase } from './database.js'
 import { createFlusher, type Flusher } from './flusher.js'
 import { type Collection, type CollectLimits, createCollector, defaultLimits } from './gc.js'
@@ -26,11 +27,13 @@ import { createLayerStore } from './layers.js'
 import { checkFileSystem, type Layout, layoutOf, makeDataRoot, prepareLayout } from './layout.js'
 import { type Lock, takeLock } from './lock.js'
 import { createManifestListStore } from './manifest-lists.js'
+import { createPresence } from './presence.js'
 import { type RecoveryReport, recover, sweepTemporaries } from './recovery.js'
 import { createSuspects, type VerifyLayer } from './suspects.js'
 import { openThread, type StoreThread } from './thread.js'
 import { createTransferMemory } from './transfer-memory.js'
 import { createTrash, type Trash } from './trash.js'
+import { createUpkeep, type UpkeepReport } from './upkeep.js'
 
 export interface StoreOptions {
   readonly dataRoot: string
@@ -57,6 +60,8 @@ export interface StoreOptions {
   readonly flushDelayMs?: number
   /** Time between two collections, ms; 0 for none. */
   readonly collectEveryMs?: number
+  /** Time after which the whole store is looked through, ms. */
+  readonly upkeepAfterMs?: number
 }
 
 export interface Usage {
@@ -90,7 +95,9 @@ export interface Store extends AsyncDisposable {
   collect(): Promise<Collection>
   usage(): Promise<Usage>
   backup(): Promise<number>
-  /** Waits for flushes and removals that are under way. */
+  /** Looks the whole store through, if that was not done yet (see upkeep.ts). */
+  upkeep(): Promise<UpkeepReport>
+  /** Waits for upkeep, and for flushes and removals that are under way. */
   settle(): Promise<void>
   /** Flushes, closes the database and gives up the locks. */
   close(): Promise<void>
@@ -173,7 +180,8 @@ async function startStore(
 
   const flusher = createStoreFlusher(flushThread, database, options)
   const trash = createTrash({ layout, thread: removeThread, stop, database, log })
-  const trusted = createSuspects({ layout, database, flusher, verify: options.verify, log })
+  const presence = createPresence(layout, trash)
+  const trusted = createSuspects({ layout, database, flusher, presence, verify: options.verify, log })
   const { durability } = options
   const layers = createLayerStore({ layout, database, flusher, trash, durability, clock, log, trusted })
   const images = createImageStore({ layout, database, trash, clock, log })
@@ -196,6 +204,13 @@ async function startStore(
   })
   const limits = options.limits ?? defaultLimits
   const collector = createCollector({ database, trash, clock, log, limits })
+  const inMotion = { ...layers.inMotion, images: images.inMotion }
+  const upkeep = createUpkeep({
+    ...{ layout, database, trash, presence, inMotion, log },
+    restoreImageFile: images.restoreFile,
+    openThread: () => openThread(entry, { role: 'look', dataRoot: layout.dataRoot }, notice),
+    delayMs: options.upkeepAfterMs ?? 1000,
+  })
 
   trash.sweep()
   const sweepDownloads = () =>
@@ -209,6 +224,7 @@ async function startStore(
   const timer = everyMs > 0 ? setInterval(collectQuietly, everyMs).unref() : undefined
 
   const settle = async () => {
+    await upkeep.done()
     await flusher.idle()
     await sweeping
     await blobFiles.idle()
@@ -218,13 +234,16 @@ async function startStore(
   let closing: Promise<void> | undefined
   const close = async () => {
     clearInterval(timer)
+    const isSound = await upkeep.stop()
     await flusher.idle()
     await sweeping
     await blobFiles.idle()
     const ended = await Promise.allSettled([trash.stop(), database.close(), flushThread.close()])
     closeSync(flushed)
+    const failed = ended.find((end) => end.status === 'rejected')
+    if (failed === undefined && isSound) markClean(layout, log)
     lock.release()
-    for (const end of ended) if (end.status === 'rejected') throw end.reason
+    if (failed !== undefined) throw failed.reason
   }
   const closeOnce = () => {
     closing ??= close()
@@ -241,13 +260,23 @@ async function startStore(
     memory,
     blobFiles,
     recovery,
-    check: () => checkStore({ layout, database, inMotion: { ...layers.inMotion, images: images.inMotion } }),
+    check: () => checkStore({ layout, database, inMotion }),
     collect: collector.collect,
     usage: () => usage(layout, database, trash),
     backup: database.backup,
+    upkeep: upkeep.done,
     settle,
     close: closeOnce,
     [Symbol.asyncDispose]: closeOnce,
+  }
+}
+
+/** Without the mark, as on a full disk, the next start checks the database. */
+function markClean(layout: Layout, log: Logger): void {
+  try {
+    leaveCleanMark(layout)
+  } catch (error) {
+    log.warn('store.not-marked-clean', { error: String(error) })
   }
 }
 

@@ -8,6 +8,7 @@ import type { Flusher } from './flusher.js'
 import { readMeta, writeMeta } from './layer-meta.js'
 import { layerMeta } from './layer-record.js'
 import { type Layout, layerDirectory } from './layout.js'
+import type { Presence } from './presence.js'
 import type { LayerRow } from './writes/layers.js'
 
 /**
@@ -32,20 +33,23 @@ function tellsDamage(error: unknown): boolean {
 }
 
 /**
- * Clears layers an earlier daemon left unflushed, each before its first use. The caller holds the layer.
- * False when it is damaged, and is now marked so.
+ * Clears layers of earlier daemons, each before its first use: those left unflushed are verified, the others have to
+ * be there. The caller holds the layer. False when it is damaged, and is now marked so.
  */
 export function createSuspects(deps: {
   readonly layout: Layout
   readonly database: Database
   readonly flusher: Flusher
+  readonly presence: Presence
   readonly verify: VerifyLayer
   readonly log: Logger
 }): (row: LayerRow) => Promise<boolean> {
-  const { layout, database, flusher, verify, log } = deps
+  const { layout, database, flusher, presence, verify, log } = deps
   const underWay = new Map<string, Promise<boolean>>()
 
   const isIntact = async (row: LayerRow): Promise<boolean> => {
+    if (!presence.isThere(row.id as LayerId)) return false
+    if (row.suspect === 0) return true
     // Without a diff ID nothing says what the layer should hold.
     if (row.diff_id === null) return false
     try {
@@ -72,6 +76,7 @@ export function createSuspects(deps: {
 
   const settle = async (row: LayerRow): Promise<boolean> => {
     const intact = await isIntact(row)
+    if (intact && row.suspect === 0) return true
     if (intact) {
       // Right as read, which may be from memory: only a flush makes it durable.
       await database.write('markVerified', { id: row.id })
@@ -85,7 +90,7 @@ export function createSuspects(deps: {
   }
 
   return (row) => {
-    if (row.suspect === 0) return Promise.resolve(true)
+    if (row.suspect === 0 && presence.isThere(row.id as LayerId)) return Promise.resolve(true)
     const known = underWay.get(row.id)
     if (known !== undefined) return known
     const settling = settle(row).finally(() => underWay.delete(row.id))

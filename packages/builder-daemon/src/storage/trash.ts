@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { LayerId } from '../ports/layer-store.js'
 import type { Logger } from '../ports/logger.js'
 import type { Database } from './database.js'
+import { discardNow } from './discard.js'
 import { failureCode } from './failure.js'
 import { type Layout, layerDirectory, linkName, namesIn } from './layout.js'
 import type { StoreThread } from './thread.js'
@@ -12,6 +13,8 @@ import type { StoreThread } from './thread.js'
 export interface Trash {
   /** Moves the path away; nothing happens when it is not there. */
   discard(path: string): Promise<void>
+  /** As `discard`, before it returns; false when nothing was moved (see discard.ts). */
+  discardNow(path: string): boolean
   /**
    * Moves the directories of layers in state `deleting` away and forgets them. What fails here is logged
    * and left in that state; the next collection or start finishes it.
@@ -79,6 +82,11 @@ export function createTrash(deps: {
 
   return {
     discard,
+    discardNow(path) {
+      const name = discardNow(layout, path)
+      if (name !== undefined && !stopped) remove(name)
+      return name !== undefined
+    },
     retire,
     sweep() {
       for (const name of namesIn(layout.trash)) remove(name)

@@ -3,33 +3,40 @@ import { splitLocalName } from '@isula-build/shared/oci/local-name.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
 import { formatSize } from '@isula-build/shared/text/units.js'
 import type { Invocation } from '../cli/command.js'
+import { decodeImages } from '../output/image-list.js'
 import { emptyImageTable, formatTable } from '../output/table.js'
 import { withConnection } from '../session.js'
 import { printLine } from '../terminal.js'
+
+const listing = {
+  ...builderService.Images,
+  responseDeserialize: (bytes: Buffer) => ({ images: decodeImages(bytes) }),
+}
 
 export async function runImages({ flags, args }: Invocation): Promise<number> {
   if (args.length > 1) {
     throw new BuilderError('ISB_ARGUMENT_INVALID', 'isula-build images requires at most one argument')
   }
   const { images } = await withConnection(flags, (connection) =>
-    connection.unary(builderService.Images, { filter: args[0] ?? '' }),
+    connection.unary(listing, { filter: args[0] ?? '' }),
   )
   if (flags.bool('quiet')) {
-    for (const { id } of images) printLine(id)
+    if (images.length > 0) printLine(images.map(({ id }) => id).join('\n'))
     return 0
   }
   if (images.length === 0) {
     printLine(emptyImageTable)
     return 0
   }
-  const rows = images.flatMap(({ id, names, createdAt, size }) => {
+  const rows: string[][] = []
+  for (const { id, names, createdAt, size } of images) {
     const rest = [id.slice(0, 12), timeText(createdAt), formatSize(size, 1000)]
-    if (names.length === 0) return [['<none>', '<none>', ...rest]]
-    return names.map((name) => {
+    if (names.length === 0) rows.push(['<none>', '<none>', ...rest])
+    for (const name of names) {
       const { repository, tag } = splitLocalName(name)
-      return [repository, tag, ...rest]
-    })
-  })
+      rows.push([repository, tag, ...rest])
+    }
+  }
   printLine(formatTable(['REPOSITORY', 'TAG', 'IMAGE ID', 'CREATED', 'SIZE'], rows))
   return 0
 }

@@ -3,13 +3,18 @@
  * every column five wider than its widest cell, two blanks between columns.
  */
 export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = header.map(
-    (title, i) => Math.max(...[title, ...rows.map((row) => row[i] ?? '')].map((cell) => cell.length)) + 5,
-  )
+  const widths = header.map((title, i) => {
+    let widest = title.length
+    for (const row of rows) {
+      const length = row[i]?.length ?? 0
+      if (length > widest) widest = length
+    }
+    return widest + 5
+  })
   const rule = widths.map((width) => '-'.repeat(width)).join('  ')
   const line = (cells: readonly string[]): string =>
     widths.map((width, i) => ` ${cells[i] ?? ''}`.padEnd(width)).join('  ')
-  return [rule, line(header), rule, ...rows.map(line), rule].join('\n')
+  return [rule, line(header), rule].concat(rows.map(line), rule).join('\n')
 }
 
 /** What the original prints for an empty store. */

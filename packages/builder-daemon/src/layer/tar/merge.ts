@@ -15,7 +15,7 @@ export interface TarLimits {
   readonly xattrs: number
 }
 
-export const defaultLimits: TarLimits = { entries: 1_000_000, path: 4096, pax: 1 << 20, xattrs: 512 }
+export const defaultLimits: TarLimits = { entries: 16_000_000, path: 4096, pax: 1 << 20, xattrs: 512 }
 
 const types: Readonly<Record<string, TarEntryType>> = {
   '0': 'file',

@@ -1,0 +1,78 @@
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { leaveCleanMark, takeCleanMark } from './clean-mark.js'
+import { type Layout, layoutOf } from './layout.js'
+
+let layout: Layout
+
+beforeEach(() => {
+  layout = layoutOf(mkdtempSync(join(tmpdir(), 'isula-clean-')))
+  mkdirSync(layout.databaseDirectory)
+  writeFileSync(layout.database, 'a database')
+})
+afterEach(() => rmSync(layout.dataRoot, { recursive: true }))
+
+test('a database that was marked and left alone is clean, once', () => {
+  leaveCleanMark(layout)
+  expect(takeCleanMark(layout)).toBe(true)
+  expect(takeCleanMark(layout)).toBe(false)
+  expect(readdirSync(layout.databaseDirectory)).toEqual(['store.sqlite'])
+})
+
+test('one without a mark is not', () => {
+  expect(takeCleanMark(layout)).toBe(false)
+})
+
+test.each<[string, () => void]>([
+  [
+    'written to, with its time set back',
+    () => {
+      const { atime, mtime } = statSync(layout.database)
+      writeFileSync(layout.database, 'a_database')
+      utimesSync(layout.database, atime, mtime)
+    },
+  ],
+  [
+    'replaced by a copy',
+    () => {
+      cpSync(layout.database, `${layout.database}.copy`, { preserveTimestamps: true })
+      renameSync(`${layout.database}.copy`, layout.database)
+    },
+  ],
+  ['gone', () => rmSync(layout.database)],
+  ['beside a log', () => writeFileSync(`${layout.database}-wal`, '')],
+  ['marked by something unreadable', () => writeFileSync(join(layout.databaseDirectory, 'clean'), '1 2 3')],
+  [
+    'marked by a directory',
+    () => {
+      rmSync(join(layout.databaseDirectory, 'clean'))
+      mkdirSync(join(layout.databaseDirectory, 'clean/below'), { recursive: true })
+    },
+  ],
+])('one that was marked and is %s is not, and the mark goes', (_how, change) => {
+  leaveCleanMark(layout)
+  change()
+  expect(takeCleanMark(layout)).toBe(false)
+  expect(readdirSync(layout.databaseDirectory)).not.toContain('clean')
+})
+
+test.each<[string, () => void]>([
+  ['that is not there', () => rmSync(layout.database)],
+  ['with a log that was not replayed', () => writeFileSync(`${layout.database}-wal`, 'x')],
+])('a database %s is not marked', (_what, change) => {
+  change()
+  leaveCleanMark(layout)
+  expect(readdirSync(layout.databaseDirectory)).not.toContain('clean')
+})
