@@ -35,6 +35,14 @@ describe.skipIf(getuid?.() !== 0)('a build explains', () => {
   const build = async (context: string, ...args: readonly string[]): Promise<readonly string[]> =>
     brief(JSON.parse(await bench.image('build', '--explain=json', ...args, context)))
 
+  /** Of a build that fails. */
+  const failure = async (context: string, ...args: readonly string[]): Promise<readonly string[]> => {
+    const { status, stdout } = await bench.client(['ctr-img', 'build', '--explain=json', ...args, context])
+      .ended
+    expect(status).not.toBe(0)
+    return brief(JSON.parse(stdout))
+  }
+
   /** Files and commands that no other project has. */
   function newProject(base = 'base:1') {
     const id = `project ${++projects}`
@@ -94,9 +102,59 @@ CMD ["cat", "/out"]
     replace('LABEL kind=test', '# comment\n\nlabel    \\\n kind=test')
     expect(misses(await build(context))).toEqual([])
     replace('LABEL kind=test', 'LABEL kind=test\nENV ADDED=1')
-    expect(misses(await build(context))).toEqual(['9 miss never-built', '11 miss parent-missed 9'])
+    expect(misses(await build(context))).toEqual(['9 miss instruction-added', '11 miss parent-missed 9'])
     replace('LABEL kind=test', 'LABEL kind=test')
     expect(misses(await build(context))).toEqual([])
+  })
+
+  test('an option of the build that decides how a step is executed, by its name', async () => {
+    const { context } = await builtProject()
+    expect(misses(await build(context, '--network', 'none'))).toEqual([
+      '6 miss instruction-changed network',
+      '10 miss instruction-changed network',
+    ])
+    expect(misses(await build(context, '--cap-add', 'CAP_SYS_PTRACE'))).toEqual([
+      '6 miss instruction-changed network,capabilities',
+      '10 miss instruction-changed network,capabilities',
+    ])
+    expect(misses(await build(context))).toEqual([])
+  })
+
+  test('why a step that failed was executed, and what was not reached', async () => {
+    const { context, replace, write, path } = newProject()
+    replace('RUN echo', 'RUN false; echo')
+    const never = ['6 miss never-built', '11 skipped not-reached', '12 skipped not-reached']
+    const firstly = await failure(context)
+    expect(firstly.filter((line) => /^(6|11|12) /.test(line))).toEqual(never)
+    // It failed, so there is nothing that it could be compared with.
+    expect((await failure(context)).filter((line) => /^(6|11|12) /.test(line))).toEqual(never)
+    replace('RUN echo', 'RUN echo')
+    await build(context)
+    replace('RUN echo', 'RUN false; echo')
+    for (let round = 0; round < 2; round++) {
+      expect(await failure(context)).toContain('6 miss instruction-changed')
+    }
+    replace('RUN echo', 'RUN test "$VERSION" = 1 && echo')
+    await build(context)
+    expect(await failure(context, '--build-arg', 'VERSION=2')).toContain('6 miss arg-changed VERSION')
+    write('src/main.c', 'changed\n')
+    rmSync(path('config'))
+    const lines = await failure(context)
+    expect(lines).toContain('9 miss files-changed  0')
+    expect(lines).toContain('5 miss files-changed src/main.c 0')
+  })
+
+  test('what the target does not need, in its place', async () => {
+    const { context, replace } = newProject()
+    replace('COPY --from=build /out /out', 'RUN true')
+    const unneeded = (lines: readonly string[]): readonly string[] => lines.filter((line) => /^0 /.test(line))
+    const first = await build(context)
+    expect(first.slice(0, 6)).toEqual(Array.from({ length: 6 }, () => '0 skipped not-needed'))
+    expect(first.slice(6)).toHaveLength(6)
+    expect(unneeded(first.slice(6))).toEqual([])
+    const other = await build(context, '--target', 'build')
+    expect(other.slice(0, 6).some((line) => line.startsWith('0'))).toBe(false)
+    expect(other.slice(6)).toEqual(Array.from({ length: 6 }, () => '0 skipped not-needed'))
   })
 
   test('a build arg, and the variables set from it, by its name', async () => {
@@ -200,7 +258,7 @@ CMD ["cat", "/out"]
     replace('WORKDIR /src', 'RUN echo other > /unrelated\nWORKDIR /src')
     const lines = misses(await build(context))
     expect(lines).toEqual([
-      '4 miss never-built',
+      '4 miss instruction-added',
       '5 miss parent-missed 4',
       '6 miss parent-missed 5',
       '7 miss parent-missed 6',

@@ -36,8 +36,8 @@ describe('as text', () => {
     const { status, stdout } = bench.run(['build', '--explain', '-f', '-', '.'], { input: failing })
     expect(status).toBe(3)
     expect(stdout).toMatch(/^2 {5}one {6}RUN exit 3 +miss/m)
-    expect(stdout).toMatch(/^4 {5}stage-1 {2}COPY --from=one \/etc\/group \/g {2}skipped$/m)
-    expect(stdout).toMatch(/^5 {5}stage-1 {2}RUN true +skipped$/m)
+    expect(stdout).toMatch(/^4 {5}stage-1 {2}COPY --from=one \/etc\/group \/g {2}skipped {2}not-reached$/m)
+    expect(stdout).toMatch(/^5 {5}stage-1 {2}RUN true +skipped {2}not-reached$/m)
   })
 
   test('with -q it goes to standard error', () => {

@@ -85,4 +85,24 @@ describe.skipIf(getuid?.() !== 0)('a build of a context that changes a little', 
     }
     await bench.expectSound()
   })
+
+  test('is the same image when nothing changed, also under a name that went, and another one when told to', async () => {
+    const dockerfile = 'FROM base:1\nRUN echo same > /same\nLABEL kind=one\n'
+    const same = bench.context(dockerfile)
+    const id = (...args: readonly string[]) => bench.image('build', '-q', ...args, same)
+    const first = await id('-t', 'same:1')
+    expect(await id('-t', 'same:1')).toBe(first)
+    expect(await id()).toBe(first)
+    await bench.image('tag', 'base:1', 'same:1')
+    expect(await id('-t', 'same:1', '-t', 'same:2')).toBe(first)
+    expect((await bench.images()).find((image) => image.id === first.trim())?.names.toSorted()).toEqual([
+      'same:1',
+      'same:2',
+    ])
+    const others = [await id('--no-cache'), await id('--label', 'kind=two'), await id('--env', 'A=b')]
+    expect(new Set([first, ...others]).size).toBe(4)
+    await bench.image('rm', first.trim())
+    expect(others.concat(first)).not.toContain(await id())
+    await bench.expectSound()
+  })
 })

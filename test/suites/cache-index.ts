@@ -39,6 +39,18 @@ export function cacheIndexSuite(name: string, open: (shared: boolean) => Promise
       expect(await store.cache.lookup(1, 'k2', [])).toEqual([])
     })
 
+    test('gives the layers of records of a user', async () => {
+      const [layer, others] = [await publish('l1'), await publish('l2')]
+      const stored = [
+        await store.cache.store(1, cacheRecord('of user', layer)),
+        await store.cache.store(1, cacheRecord('of user', null, { contentKey: 'x' })),
+        await store.cache.store(2, cacheRecord('of user', others)),
+      ]
+      const ids = [...stored.flatMap((id) => id ?? []), 999_999]
+      expect(ids).toHaveLength(4)
+      expect(await store.cache.layersOf(1, ids)).toEqual([layer])
+    })
+
     test('keeps users apart', async () => {
       await store.cache.store(10, cacheRecord('u', await publish('c2')))
       expect(await store.cache.lookup(11, 'u', [])).toEqual([])

@@ -10,6 +10,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { contentKeyVersion } from '../../packages/builder-daemon/src/layer/copy/content-log.js'
 import { copyJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { lsetxattr } from '../../packages/builder-daemon/src/system/extended-attributes.js'
 import { type Copy, useCopyBench } from '../support/copy-bench.js'
@@ -23,6 +24,18 @@ describe.skipIf(!isRoot)('The content of COPY (needs root)', () => {
   describe('the content key', () => {
     const key = (sources: string | readonly string[], options: Copy = {}) =>
       copy(sources, '/x/', options).contentKey
+
+    test('is the one that is remembered elsewhere, as long as its version does not change', () => {
+      file('d/f', 'one')
+      chmodSync(join(bench.context, 'd/f'), 0o640)
+      mkdirSync(join(bench.context, 'd/sub'))
+      chmodSync(join(bench.context, 'd/sub'), 0o755)
+      symlinkSync('f', join(bench.context, 'd/l'))
+      expect([contentKeyVersion, key('d')]).toEqual([
+        2,
+        'sha256:889aab8bc4b93544b63cb60527d04c5495dcf8bd56fd53446de0f74f79acd92e',
+      ])
+    })
 
     test('does not change with times, nor with the owner of a context', () => {
       file('d/f')

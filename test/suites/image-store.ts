@@ -43,6 +43,33 @@ export function imageStoreSuite(name: string, open: () => Promise<OpenStores>): 
       expect(again.owner).toBe(1)
     })
 
+    test('an image that is stored as it is there already is protected like a new one', async () => {
+      const layer = await publishContent(bench.stores, bench.lease, unique())
+      const [name, other] = [`${unique()}:1`, `${unique()}:1`]
+      const image = {
+        configBytes: configBytes([layer], unique()),
+        layers: [layer.id],
+        names: [name, other],
+        owner: 1,
+      }
+      const first = await bench.stores.images.put(image, bench.lease)
+      const own = await newLease()
+      await bench.stores.images.put({ ...image, names: [] }, own)
+      expect(await bench.stores.images.put(image, own)).toEqual(first)
+      await release()
+      const removing = bench.stores.images.remove(first.id, 1)
+      await expect(removing).rejects.toMatchObject({ code: 'ISB_IMAGE_IN_USE' })
+      // A name that went is given again, and root takes what it names.
+      await bench.stores.images.untag(other, 1)
+      expect((await bench.stores.images.put(image, own)).names).toEqual([name, other].sort())
+      await bench.stores.images.put({ ...image, owner: 0 }, own)
+      await expect(bench.stores.images.untag(name, 1)).rejects.toMatchObject({
+        code: 'ISB_PERMISSION_DENIED',
+      })
+      await bench.stores.layers.releaseLease(own)
+      await expect(bench.stores.images.put(image, own)).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+    })
+
     test('stores several images at once, in their order, the last one with a name it shares', async () => {
       const layer = await publishContent(bench.stores, bench.lease, unique())
       const [shared, own] = [`${unique()}:1`, `${unique()}:1`]

@@ -112,6 +112,25 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
       expect(await find(hers, lease)).toEqual(layer)
     })
 
+    test('holds what is there of several layers in one step, and a later look at each tells how it is', async () => {
+      const [one, two] = [
+        await publishContent(store, lease, unique()),
+        await publishContent(store, lease, unique()),
+      ]
+      const own = await newLease()
+      await store.layers.holdReady([], own)
+      await store.layers.holdReady([one.id, 'f'.repeat(32) as LayerId, two.id], own)
+      expect(await store.layers.hold([two.id, one.id], own)).toEqual([two, one])
+      await store.layers.reportDamage(one.id)
+      await expect(store.layers.hold([two.id, one.id], own)).rejects.toMatchObject({
+        code: 'ISB_IMAGE_DAMAGED',
+      })
+      expect(await store.layers.hold([two.id], own)).toEqual([two])
+      await store.layers.releaseLease(own)
+      await expect(store.layers.holdReady([two.id], own)).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+      await expect(store.layers.hold([two.id], own)).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+    })
+
     test('records a diff ID that was found later, but never another one', async () => {
       const content = unique()
       const layer = await publishContent(store, lease, content, { diffId: null, tarSize: null })

@@ -18,7 +18,8 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
+import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
+import { createStatTable, openStatTable } from '../../packages/builder-daemon/src/layer/copy/stat-table.js'
 import type { CopyParams, ResolvedCopyInput } from '../../packages/builder-daemon/src/ports/layer-worker.js'
 import { lsetxattr } from '../../packages/builder-daemon/src/system/extended-attributes.js'
 
@@ -271,6 +272,27 @@ describe('what is remembered of a context', () => {
       truncateSync(file, place)
       digest()
     }
+  })
+
+  test('a key that no copy gives does not outlive the next copy', () => {
+    put('d/f')
+    digest()
+    const [name = ''] = readdirSync(tables)
+    const file = join(tables, name)
+    const identity = readFileSync(file).subarray(16, 48)
+    {
+      using table = openStatTable(file, identity)
+      using writer = createStatTable(file, identity)
+      const { state } = table?.known ?? expect.unreachable('a table without a key')
+      writer.commit({ state, contentKey: `sha256:${'ab'.repeat(32)}` })
+    }
+    const params = paramsOf()
+    expect(digestSourcesJob(params).contentKey).toBe(`sha256:${'ab'.repeat(32)}`)
+    mkdirSync(params.upper)
+    const { contentKey } = copyJob(params)
+    opened.files.length = 0
+    expect(digestSourcesJob(params).contentKey).toBe(contentKey)
+    expect(opened.files).toEqual([])
   })
 
   test('any edits of any tree give the key that reading everything gives', () => {

@@ -75,6 +75,9 @@ export function createMemoryLayers(): MemoryLayers {
       const record = layers.get(id)
       if (record !== undefined) layers.set(id, { ...record, diffId, tarSize })
     },
+    async holdReady(ids, lease) {
+      for (const id of ids) if (layers.has(id)) heldBy(lease).add(id)
+    },
     async hold(ids, lease) {
       const found = ids.flatMap((id) => layers.get(id) ?? [])
       for (const { id } of found) heldBy(lease).add(id)
@@ -101,6 +104,8 @@ export function createMemoryLayers(): MemoryLayers {
       },
       learn: async () => undefined,
       evictions: async () => new Map(),
+      layersOf: async (_, ids) =>
+        [...records.values()].flat().flatMap(({ id, layer }) => (ids.includes(id) ? (layer ?? []) : [])),
       recall: async (uid, project) => projects.get(`${uid} ${project}`),
       async remember(uid, project, document) {
         projects.set(`${uid} ${project}`, document)
@@ -113,6 +118,7 @@ export function createMemoryLayers(): MemoryLayers {
         images++
         return { id: 'image', layers: image.layers }
       },
+      get: async () => undefined,
     } as unknown as ImageStore,
     requireHeld(directories) {
       for (const directory of directories) requireLayer(directory.replace(/^layers\/|\/diff$/g, ''))

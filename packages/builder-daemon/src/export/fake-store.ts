@@ -67,6 +67,7 @@ export function createFakeStore(root: string): FakeStore {
       records.set(id, { ...find(id), diffId, tarSize })
     },
     contentIds: async (ids) => ids.map((id) => records.get(id)?.diffId ?? null),
+    holdReady: refused,
     hold: async (ids) => ids.map(find),
     reportDamage: async (id) => void damaged.add(id),
     directory,

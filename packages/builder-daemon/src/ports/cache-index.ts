@@ -59,6 +59,8 @@ export interface CacheIndex {
   learn(facts: readonly RecordFacts[]): Promise<void>
   /** When the layers of these records were removed; records that are usable, or forgotten, are left out. */
   evictions(ids: readonly number[]): Promise<ReadonlyMap<number, number>>
+  /** Layers of these records of a user, as far as they are there. */
+  layersOf(uid: number, ids: readonly number[]): Promise<readonly LayerId[]>
   /** What `remember` was given last. */
   recall(uid: number, project: string): Promise<string | undefined>
   /** Keeps a text for the next build of a project, until it was not built for long. */

@@ -75,6 +75,11 @@ export interface LayerStore {
   contentIds(ids: readonly LayerId[]): Promise<readonly (string | null)[]>
   /** Protects existing layers; fails with ISB_IMAGE_DAMAGED when one is damaged, after verifying suspects. */
   hold(ids: readonly LayerId[], lease: Lease): Promise<readonly LayerRecord[]>
+  /**
+   * Protects those of the layers that are there, in one step: to `hold` one of them afterwards, which is what makes it
+   * fit for use, costs next to nothing.
+   */
+  holdReady(ids: readonly LayerId[], lease: Lease): Promise<void>
   /** The files are not what the diff ID says: nothing uses the layer until its content is published again. */
   reportDamage(id: LayerId): Promise<void>
   /** `<dataroot>/layers/<id>`: holds `diff/` and, with kept headers, `headers.gz`. */

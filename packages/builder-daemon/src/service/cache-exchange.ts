@@ -1,5 +1,5 @@
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
-import type { SolvedPlan } from '../core/build/build.js'
+import type { SolvedPlan } from '../core/build/commit.js'
 import type { BuildProgress } from '../core/build/progress.js'
 import { type CacheContent, collectCache } from '../core/cache-exchange/collect.js'
 import { type CachePlace, importCaches } from '../core/cache-exchange/imports.js'

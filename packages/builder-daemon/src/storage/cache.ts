@@ -100,6 +100,16 @@ export function createCacheIndex(deps: {
       return found
     },
 
+    async layersOf(uid, ids) {
+      return ids.flatMap((id) => {
+        const row = database.read.get<{ layer_id: LayerId }>(
+          'SELECT layer_id FROM cache_records WHERE record = ? AND uid = ? AND layer_id IS NOT NULL',
+          ...[id, uid],
+        )
+        return row === undefined ? [] : [row.layer_id]
+      })
+    },
+
     async recall(uid, project) {
       return database.read.get<{ document: string }>(
         'SELECT document FROM cache_projects WHERE uid = ? AND project = ?',

@@ -165,7 +165,9 @@ export function createImageStore(deps: {
           await Promise.all(some.map((image) => writeFileOf(image.id, { ...image, storedAt: image.now })))
         }
       })
-      await database.write('putImages', { images, leaseId: lease.id })
+      const params = { images, leaseId: lease.id }
+      const isThere = fresh.length === 0 && (await database.write('keepImages', params))
+      if (!isThere) await database.write('putImages', params)
     } catch (error) {
       for (const { id } of fresh) if (!isStored(id)) await rm(join(layout.blobs, id), { force: true })
       throw error

@@ -14,7 +14,7 @@ import { layerMeta, layerRecord } from './layer-record.js'
 import { type Layout, layerDirectory, linkName } from './layout.js'
 import { createPublisher } from './publish.js'
 import type { Trash } from './trash.js'
-import { type LayerRow, layerContents, layerRow, layersByDiffId } from './writes/layers.js'
+import { heldLayers, type LayerRow, layerContents, layerRow, layersByDiffId } from './writes/layers.js'
 
 export interface LayerStoreDeps {
   readonly layout: Layout
@@ -126,12 +126,18 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
 
   const hold = async (ids: readonly LayerId[], lease: Lease): Promise<readonly LayerRecord[]> => {
     if (ids.length === 0) return []
-    const rows = await database.write('holdLayers', { ids, leaseId: lease.id })
+    const rows =
+      heldLayers(database.read, ids, lease.id) ??
+      (await database.write('holdLayers', { ids, leaseId: lease.id }))
     for (const row of rows) {
       if (await trusted(row)) continue
       throw new BuilderError('ISB_IMAGE_DAMAGED', `layer ${row.diff_id ?? row.id} is damaged`)
     }
     return rows.map(layerRecord)
+  }
+
+  const holdReady: LayerStore['holdReady'] = async (ids, lease) => {
+    if (ids.length > 0) await database.write('holdReadyLayers', { ids, leaseId: lease.id })
   }
 
   const findByDiffId = async (
@@ -196,6 +202,7 @@ export function createLayerStore(deps: LayerStoreDeps): LayerStore & { readonly 
     setDiffId,
     contentIds,
     hold,
+    holdReady,
     reportDamage,
     directory: (id) => layerDirectory(layout, id),
     shortLink: (id) => `l/${linkName(id)}`,

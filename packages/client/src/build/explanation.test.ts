@@ -29,17 +29,29 @@ test('every step is a hit, a miss with its reason, or skipped', async () => {
     finished(1, 'done', { status: 'hit' }),
     started(2, 'COPY . .', 'build'),
     finished(2, 'done', { status: 'miss', reason: files }),
+    {
+      kind: 'step-skipped',
+      ...{ at: 0, step: 0, stage: 'test', text: 'RUN test' },
+      reason: 'not-needed',
+    },
     started(3, 'RUN make', 'build'),
     finished(3, 'failed', { status: 'miss', reason: { kind: 'parent-missed', step: 2 } }),
-    { kind: 'step-skipped', at: 0, step: 4, stage: 'final', text: 'COPY --from=build /app /app' },
+    {
+      kind: 'step-skipped',
+      ...{ at: 0, step: 4, stage: 'final', text: 'COPY --from=build /app /app' },
+      reason: 'not-reached',
+    },
+    { kind: 'step-skipped', at: 0, step: 5, stage: 'final', text: 'RUN x' },
   )
   expect(explanationTable(steps)).toEqual([
     'STEP  STAGE  INSTRUCTION                  CACHE    REASON',
     '1     build  FROM base:1                  hit',
     '2     build  COPY . .                     miss     files-changed [a, b, +3]',
+    '-     test   RUN test                     skipped  not-needed',
     '3     build  RUN make                     miss     parent-missed 2',
-    '4     final  COPY --from=build /app /app  skipped',
-    'Cache: 1 hit, 2 missed, 1 skipped',
+    '4     final  COPY --from=build /app /app  skipped  not-reached',
+    '5     final  RUN x                        skipped',
+    'Cache: 1 hit, 2 missed, 3 skipped',
   ])
   const error = { code: 'ISB_STEP_FAILED', message: 'x' }
   expect(JSON.parse(explanationJson(steps, { image: null, names: [], error }))).toEqual({
@@ -49,10 +61,17 @@ test('every step is a hit, a miss with its reason, or skipped', async () => {
     error,
     hits: 1,
     misses: 2,
-    skipped: 1,
+    skipped: 3,
     steps: [
       { step: 1, stage: 'build', instruction: 'FROM base:1', status: 'hit', reason: null },
       { step: 2, stage: 'build', instruction: 'COPY . .', status: 'miss', reason: files },
+      {
+        step: 0,
+        stage: 'test',
+        instruction: 'RUN test',
+        status: 'skipped',
+        reason: { kind: 'not-needed' },
+      },
       {
         step: 3,
         stage: 'build',
@@ -65,8 +84,9 @@ test('every step is a hit, a miss with its reason, or skipped', async () => {
         stage: 'final',
         instruction: 'COPY --from=build /app /app',
         status: 'skipped',
-        reason: null,
+        reason: { kind: 'not-reached' },
       },
+      { step: 5, stage: 'final', instruction: 'RUN x', status: 'skipped', reason: null },
     ],
   })
 })
@@ -84,8 +104,8 @@ test('where nothing is said of the cache, how the step ended tells', async () =>
   expect(steps.map(({ status, reason }) => [status, reason])).toEqual([
     ['hit', null],
     ['miss', null],
-    ['skipped', null],
-    ['skipped', null],
+    ['skipped', { kind: 'not-reached' }],
+    ['skipped', { kind: 'not-reached' }],
   ])
 })
 

@@ -1,18 +1,18 @@
-import type { CacheReason } from '@isula-build/shared/progress/cache-reason.js'
+import type { CacheReason, SkipReason } from '@isula-build/shared/progress/cache-reason.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import { reasonText } from '@isula-build/shared/progress/reason-text.js'
 import { displayCells } from '@isula-build/shared/text/display-width.js'
 import type { ProgressView } from './plain-progress.js'
 
 export interface ExplainedStep {
-  /** From 1, over the whole build. */
+  /** From 1, over the whole build; 0 where the target does not need it. */
   readonly step: number
   /** '' in a Dockerfile of one stage. */
   readonly stage: string
   readonly instruction: string
   readonly status: 'hit' | 'miss' | 'skipped'
-  /** Of a miss; null where the daemon gives none that this client knows. */
-  readonly reason: CacheReason | null
+  /** Of a miss, or of a step that was skipped; null where the daemon gives none that this client knows. */
+  readonly reason: CacheReason | SkipReason | null
 }
 
 /** What a build said about its steps and the cache. */
@@ -24,27 +24,35 @@ export interface Explanation {
 }
 
 export function createExplanation(inner: ProgressView): Explanation {
-  const steps = new Map<number, ExplainedStep>()
+  const steps: ExplainedStep[] = []
   const view: ProgressView = {
     async show(event) {
       note(steps, event)
       await inner.show(event)
     },
   }
-  return { view, steps: () => [...steps.values()].sort((a, b) => a.step - b.step) }
+  return { view, steps: () => steps }
 }
 
-function note(steps: Map<number, ExplainedStep>, event: BuildEvent): void {
+function note(steps: ExplainedStep[], event: BuildEvent): void {
   switch (event.kind) {
     case 'step-started':
     case 'step-skipped': {
       const { step, stage, text: instruction } = event
-      steps.set(step, { step, stage, instruction, status: 'skipped', reason: null })
+      const kind = event.kind === 'step-started' ? 'not-reached' : event.reason
+      steps.push({
+        step,
+        stage,
+        instruction,
+        status: 'skipped',
+        reason: kind === undefined ? null : { kind },
+      })
       return
     }
     case 'step-finished': {
-      const started = steps.get(event.step)
-      if (started !== undefined) steps.set(event.step, { ...started, ...verdict(event) })
+      const place = steps.findLastIndex(({ step }) => step === event.step)
+      const started = steps[place]
+      if (started !== undefined) steps[place] = { ...started, ...verdict(event) }
       return
     }
   }
@@ -54,11 +62,13 @@ type Finished = Extract<BuildEvent, { readonly kind: 'step-finished' }>
 
 function verdict({ outcome, cache }: Finished): Pick<ExplainedStep, 'status' | 'reason'> {
   if (cache !== undefined) {
+    if (cache.status === 'skipped') return { status: 'skipped', reason: { kind: 'not-reached' } }
     return { status: cache.status, reason: cache.status === 'miss' ? cache.reason : null }
   }
   // The daemon says nothing that this client understands: how the step ended still tells whether it was executed.
   if (outcome === 'cached') return { status: 'hit', reason: null }
-  return { status: outcome === 'cancelled' ? 'skipped' : 'miss', reason: null }
+  if (outcome === 'cancelled') return { status: 'skipped', reason: { kind: 'not-reached' } }
+  return { status: 'miss', reason: null }
 }
 
 /** How a build ended. */
@@ -86,7 +96,7 @@ const widestInstruction = 60
 export function explanationTable(steps: readonly ExplainedStep[]): readonly string[] {
   if (steps.length === 0) return []
   const rows = steps.map(({ step, stage, instruction, status, reason }) => [
-    String(step),
+    step === 0 ? '-' : String(step),
     stage,
     instruction,
     status,

@@ -1,7 +1,12 @@
 /** Why a step could not be taken from the cache, compared with the last build of the same project. */
 export type CacheReason =
-  /** The instruction, or a flag that decides how it is executed, reads differently. */
-  | { readonly kind: 'instruction-changed' }
+  /**
+   * The instruction reads differently; `parts`: it does not, but these decide how it is executed and are others, as
+   * `network` or `capabilities`.
+   */
+  | { readonly kind: 'instruction-changed'; readonly parts?: readonly string[] }
+  /** The last build had no such instruction at this place. */
+  | { readonly kind: 'instruction-added' }
   /** A build argument, or a variable set from one, has another value; `name` of the argument. */
   | { readonly kind: 'arg-changed'; readonly name: string }
   /** The tag means another image now; digests or image IDs. */
@@ -18,6 +23,11 @@ export type CacheReason =
   | { readonly kind: 'no-cache' }
   /** Nothing like it was built before by this user. */
   | { readonly kind: 'never-built' }
+
+/** Why a step was not done, `not-reached`: the build ended before; `not-needed`: nothing of the target stands on it. */
+export interface SkipReason {
+  readonly kind: 'not-reached' | 'not-needed'
+}
 
 /** `skipped`: the step was not reached, or nothing needs it. */
 export type StepCache =

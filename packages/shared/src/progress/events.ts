@@ -1,6 +1,6 @@
 import type { SourceRange } from '../dockerfile/source.js'
 import type { ErrorCode } from '../errors/codes.js'
-import type { StepCache } from './cache-reason.js'
+import type { SkipReason, StepCache } from './cache-reason.js'
 
 /**
  * What a build tells its watchers, in order. The payload of our service, the JSON output and every
@@ -26,13 +26,18 @@ export type BuildEvent =
       /** What the cache had to say; absent where nothing is executed and nothing was asked. */
       readonly cache?: StepCache
     }
-  /** The build ended before it came to this step; numbers and text as in `step-started`. */
+  /**
+   * It is not done, text as in `step-started`. What the target does not need has the number 0, and comes where it stands
+   * in the Dockerfile.
+   */
   | {
       readonly kind: 'step-skipped'
       readonly at: number
       readonly step: number
       readonly stage: string
       readonly text: string
+      /** Absent where the daemon says none that this version knows. */
+      readonly reason?: SkipReason['kind']
     }
   /**
    * Raw output of a RUN; latin1 carries the bytes unchanged. Of step 0, before `started`: lines on the images that are

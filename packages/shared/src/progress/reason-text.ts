@@ -1,11 +1,13 @@
-import type { CacheReason } from './cache-reason.js'
+import type { CacheReason, SkipReason } from './cache-reason.js'
 
 /**
  * A reason in one line of words that scripts may look for: its kind, then what it is about. Names and paths are as they
  * are, so what shows it masks control characters.
  */
-export function reasonText(reason: CacheReason): string {
+export function reasonText(reason: CacheReason | SkipReason): string {
   switch (reason.kind) {
+    case 'instruction-changed':
+      return reason.parts === undefined ? reason.kind : `${reason.kind} [${reason.parts.join(', ')}]`
     case 'arg-changed':
       return `${reason.kind} ${reason.name}`
     case 'base-changed':
@@ -19,9 +21,11 @@ export function reasonText(reason: CacheReason): string {
       return `${reason.kind} ${reason.step}`
     case 'evicted':
       return `${reason.kind} ${new Date(reason.at).toISOString()}`
-    case 'instruction-changed':
+    case 'instruction-added':
     case 'no-cache':
     case 'never-built':
+    case 'not-reached':
+    case 'not-needed':
       return reason.kind
   }
 }

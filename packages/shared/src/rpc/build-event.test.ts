@@ -13,6 +13,8 @@ const at = 1_790_000_000_123
 
 const reasons: CacheReason[] = [
   { kind: 'instruction-changed' },
+  { kind: 'instruction-changed', parts: ['network', 'capabilities'] },
+  { kind: 'instruction-added' },
   { kind: 'arg-changed', name: 'VERSION' },
   { kind: 'base-changed', from: 'sha256:a', to: 'sha256:b' },
   { kind: 'files-changed', paths: ['a', 'b'], more: 3 },
@@ -38,6 +40,8 @@ const events: BuildEvent[] = [
   { kind: 'step-finished', at, step: 4, outcome: 'cancelled' },
   ...caches.map((cache): BuildEvent => ({ kind: 'step-finished', at, step: 5, outcome: 'done', cache })),
   { kind: 'step-skipped', at, step: 6, stage: 'base', text: 'RUN y' },
+  { kind: 'step-skipped', at, step: 6, stage: 'base', text: 'RUN y', reason: 'not-reached' },
+  { kind: 'step-skipped', at, step: 0, stage: 'base', text: 'RUN y', reason: 'not-needed' },
   { kind: 'output', at, step: 1, data: Buffer.from([0, 0xff, 10]) },
   { kind: 'stage-committed', at, stage: 0, imageId: 'i' },
   { kind: 'warning', at, message: 'm' },
@@ -75,7 +79,7 @@ test('what the cache said has this form on the wire', () => {
 
 test('a status or reason of a newer daemon leaves the step without one', () => {
   const step = { kind: 'step-finished', at: 1, step: 2, outcome: 'done' }
-  for (const cache of ['022200', '04120252 00', '021200', '00']) {
+  for (const cache of ['022200', '0412025a 00', '021200', '00']) {
     const hex = cache.replace(' ', '')
     const finished = `080210011a${hex}`
     const wire = `08012a${(finished.length / 2).toString(16).padStart(2, '0')}${finished}`

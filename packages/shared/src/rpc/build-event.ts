@@ -1,5 +1,6 @@
 import type { SourceRange } from '../dockerfile/source.js'
 import { codes, type ErrorCode } from '../errors/codes.js'
+import type { SkipReason } from '../progress/cache-reason.js'
 import type { BuildEvent } from '../progress/events.js'
 import { type Decoded, type Encodable, field, message, oneOf, repeated, when } from './codec.js'
 import { SourceRangeMessage } from './error-detail.js'
@@ -14,6 +15,12 @@ const Outcome = enumeration(name('.Outcome'), {
   CACHED: 2,
   FAILED: 3,
   CANCELLED: 4,
+})
+
+const Skipped = enumeration(name('.SkipReason'), {
+  SKIP_REASON_UNSPECIFIED: 0,
+  NOT_REACHED: 1,
+  NOT_NEEDED: 2,
 })
 
 export const BuildEventMessage = message(name(''), {
@@ -47,13 +54,19 @@ export const BuildEventMessage = message(name(''), {
     failed: when(11, message(name('.Failed'), { code: field(1, text), message: field(2, text) })),
     stepSkipped: when(
       12,
-      message(name('.StepSkipped'), { step: field(1, uint32), stage: field(2, text), text: field(3, text) }),
+      message(name('.StepSkipped'), {
+        step: field(1, uint32),
+        stage: field(2, text),
+        text: field(3, text),
+        reason: field(4, Skipped),
+      }),
     ),
   }),
 })
 
 type StepFinished = Extract<BuildEvent, { kind: 'step-finished' }>
 type Outcome = StepFinished['outcome']
+const skipReasons = { 'not-reached': 'NOT_REACHED', 'not-needed': 'NOT_NEEDED' } as const
 const outcomes = { done: 'DONE', cached: 'CACHED', failed: 'FAILED', cancelled: 'CANCELLED' } as const
 
 export function encodeBuildEvent(event: BuildEvent): Encodable<typeof BuildEventMessage> {
@@ -68,7 +81,7 @@ export function encodeBuildEvent(event: BuildEvent): Encodable<typeof BuildEvent
     case 'step-finished':
       return { at, event: { case: 'stepFinished', value: encodeStepFinished(event) } }
     case 'step-skipped':
-      return { at, event: { case: 'stepSkipped', value: event } }
+      return { at, event: { case: 'stepSkipped', value: encodeStepSkipped(event) } }
     case 'output':
       return { at, event: { case: 'output', value: event } }
     case 'stage-committed':
@@ -104,8 +117,11 @@ export function decodeBuildEvent(wire: Decoded<typeof BuildEventMessage>): Build
         outcome && { kind: 'step-finished', at, step: event.value.step, outcome, ...(cache && { cache }) }
       )
     }
-    case 'stepSkipped':
-      return { kind: 'step-skipped', at, ...event.value }
+    case 'stepSkipped': {
+      const { reason: wire, ...step } = event.value
+      const reason = skipReasonOf(wire)
+      return { kind: 'step-skipped', at, ...step, ...(reason && { reason }) }
+    }
     case 'output':
       return { kind: 'output', at, ...event.value }
     case 'stageCommitted':
@@ -127,6 +143,21 @@ export function decodeBuildEvent(wire: Decoded<typeof BuildEventMessage>): Build
 
 function encodeStepFinished({ step, outcome, cache }: StepFinished) {
   return { step, outcome: outcomes[outcome], cache: cache && encodeStepCache(cache) }
+}
+
+function encodeStepSkipped({ reason, ...step }: Extract<BuildEvent, { kind: 'step-skipped' }>) {
+  return { ...step, reason: reason && skipReasons[reason] }
+}
+
+function skipReasonOf(wire: string): SkipReason['kind'] | undefined {
+  switch (wire) {
+    case 'NOT_REACHED':
+      return 'not-reached'
+    case 'NOT_NEEDED':
+      return 'not-needed'
+    default:
+      return undefined
+  }
 }
 
 function outcomeOf(wire: string): Outcome | undefined {

@@ -7,9 +7,10 @@ const name = (message: string): string => `isula.builder.v1.StepCache${message}`
 
 const BaseChanged = message(name('.BaseChanged'), { from: field(1, text), to: field(2, text) })
 const Paths = message(name('.Paths'), { paths: repeated(1, text), more: field(2, uint32) })
+const InstructionChanged = message(name('.InstructionChanged'), { parts: repeated(1, text) })
 const Miss = message(name('.Miss'), {
   reason: oneOf({
-    instructionChanged: when(1, Empty),
+    instructionChanged: when(1, InstructionChanged),
     argChanged: when(2, text),
     baseChanged: when(3, BaseChanged),
     filesChanged: when(4, Paths),
@@ -18,6 +19,7 @@ const Miss = message(name('.Miss'), {
     evicted: when(7, int64),
     noCache: when(8, Empty),
     neverBuilt: when(9, Empty),
+    instructionAdded: when(10, Empty),
   }),
 })
 
@@ -56,7 +58,9 @@ export function decodeStepCache(wire: Decoded<typeof StepCacheMessage>): StepCac
 function encodeReason(reason: CacheReason): Encodable<typeof Miss>['reason'] {
   switch (reason.kind) {
     case 'instruction-changed':
-      return { case: 'instructionChanged', value: {} }
+      return { case: 'instructionChanged', value: { parts: reason.parts ?? [] } }
+    case 'instruction-added':
+      return { case: 'instructionAdded', value: {} }
     case 'arg-changed':
       return { case: 'argChanged', value: reason.name }
     case 'base-changed':
@@ -79,7 +83,9 @@ function encodeReason(reason: CacheReason): Encodable<typeof Miss>['reason'] {
 function decodeReason({ reason }: Decoded<typeof Miss>): CacheReason | undefined {
   switch (reason?.case) {
     case 'instructionChanged':
-      return { kind: 'instruction-changed' }
+      return { kind: 'instruction-changed', ...(reason.value.parts.length > 0 && reason.value) }
+    case 'instructionAdded':
+      return { kind: 'instruction-added' }
     case 'argChanged':
       return { kind: 'arg-changed', name: reason.value }
     case 'baseChanged':

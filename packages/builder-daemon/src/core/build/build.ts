@@ -1,20 +1,18 @@
 import { parseDockerfile } from '@isula-build/shared/dockerfile/parser.js'
-import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { formatPlatform } from '@isula-build/shared/oci/platform.js'
 import type { Clock } from '../../ports/clock.js'
 import type { ImageResolver } from '../../ports/image-resolver.js'
 import type { ImageRecord, ImageStore } from '../../ports/image-store.js'
-import { assembleConfig } from '../image/assemble.js'
-import { imageLimits } from '../images/image-limits.js'
 import { type PlanOptions, planBuild } from '../plan/from-dockerfile.js'
-import type { Plan, PlannedImage, Platform, Vertex, VertexId } from '../plan/plan.js'
+import type { Plan, Platform, Vertex, VertexId } from '../plan/plan.js'
 import { filteredStages, unknownStageWarnings } from '../plan/stage-filter.js'
-import { type BuildEnvironment, emptySnapshot, type Snapshot } from '../solve/environment.js'
+import type { BuildEnvironment, Snapshot } from '../solve/environment.js'
 import { executeVertex } from '../solve/execute.js'
 import { solve } from '../solve/solver.js'
+import { commitSolved, type SolvedPlan } from './commit.js'
 import { completeEnvironment, type PlanEnvironment, type SessionEnvironment } from './plan-environment.js'
 import type { BuildProgress } from './progress.js'
-import { mergeStageLayers } from './stage-layers.js'
 
 export interface BuildInput {
   readonly dockerfile: { readonly content: Uint8Array; readonly name: string }
@@ -77,7 +75,10 @@ export async function runBuild(
     }
   }
   for (const plan of plans) await requireRunnable(plan, services)
-  progress.start(plans.flatMap(({ steps }) => steps))
+  progress.start(
+    plans.flatMap(({ steps }) => steps),
+    plans.flatMap(({ unneeded }) => unneeded),
+  )
   const noCacheStages = filteredStages(dockerfile.stages, input.noCacheFilter).indexes
   const work: PlannedWork[] = []
   for (const plan of plans) {
@@ -85,27 +86,20 @@ export async function runBuild(
     const environment = await completeEnvironment(plan, session, { noCacheStages, project: input.project })
     work.push({ plan, environment })
   }
+  const records: ImageRecord[] = []
   try {
-    const records: ImageRecord[] = []
-    const plans = await solveAll(work, signal)
-    for (const solved of plans) {
-      records.push(await commitSolved(solved, input, services, signal))
-    }
-    services.onSolved?.(plans)
+    const solved = await solveAll(work, signal)
+    for (const one of solved) records.push(await commitSolved(one, input, services, signal))
+    services.onSolved?.(solved)
     return records
   } finally {
-    for (const { environment } of work) await environment.remember()
+    for (const [place, { environment }] of work.entries()) await environment.remember(records[place]?.id)
   }
 }
 
-export interface PlannedWork {
+interface PlannedWork {
   readonly plan: Plan
   readonly environment: PlanEnvironment
-}
-
-/** A plan of which every vertex is done. */
-export interface SolvedPlan extends PlannedWork {
-  readonly results: ReadonlyMap<VertexId, Snapshot>
 }
 
 /** All plans at once; the first failure aborts the others, and is what rejects once all of them have stopped. */
@@ -146,6 +140,11 @@ function numberedFrom(plan: Plan, before: number, platform: string): Plan {
       number: step.number + before,
       text: `[${platform}] ${step.text}`,
     })),
+    unneeded: plan.unneeded.map((step) => ({
+      ...step,
+      before: step.before + before,
+      text: `[${platform}] ${step.text}`,
+    })),
   }
 }
 
@@ -159,53 +158,6 @@ async function requireRunnable(plan: Plan, { requireRunnable: require }: BuildSe
       throw isBuilderError(error) ? error.with({ source: vertex.source }) : error
     }
   }
-}
-
-async function commitSolved(
-  { plan, environment, results }: SolvedPlan,
-  input: BuildInput,
-  { progress, clock, images }: BuildServices,
-  signal: AbortSignal,
-): Promise<ImageRecord> {
-  const created = new Date(environment.fixedTime === undefined ? clock.now() : environment.fixedTime * 1000)
-  const final =
-    input.layers === 'stage' ? await mergeStageLayers(environment, plan, results, signal) : results
-  for (const stage of plan.stages) {
-    if (stage.image === plan.target) continue
-    const { id } = await assemble(stage.image, final, created)
-    progress.note({ kind: 'stage-committed', at: clock.now(), stage: stage.index, imageId: id })
-  }
-  const assembled = await assemble(plan.target, final, created)
-  const { vertex } = plan.target
-  const layers = vertex === null ? [] : resultOf(final, vertex).layers
-  requireMountable(layers.length)
-  const record = await images.put(
-    {
-      configBytes: assembled.bytes,
-      layers,
-      names: input.plans.length === 1 ? input.names : [],
-      owner: environment.uid,
-    },
-    environment.lease,
-  )
-  const target = plan.stages.find((stage) => stage.image === plan.target)
-  progress.note({
-    kind: 'stage-committed',
-    at: clock.now(),
-    stage: target?.index ?? plan.stages.length,
-    imageId: record.id,
-  })
-  return record
-}
-
-/** Fails with ISB_LIMIT_EXCEEDED for an image that no container could be started from, nor pulled again. */
-function requireMountable(count: number): void {
-  if (count <= imageLimits.layers) return
-  throw new BuilderError(
-    'ISB_LIMIT_EXCEEDED',
-    `the image would have ${count} layers, at most ${imageLimits.layers} can be mounted`,
-    { hint: 'Combine RUN, COPY and ADD instructions, or build with `--layers=stage`.' },
-  )
 }
 
 /** Instructions without a vertex of their own are done as soon as the build is planned. */
@@ -232,18 +184,4 @@ function exportedVertices(plan: Plan): ReadonlySet<VertexId> {
 
 function parentOf(vertex: Vertex | undefined): VertexId | null {
   return vertex === undefined || vertex.kind === 'image' ? null : vertex.parent
-}
-
-function resultOf(results: ReadonlyMap<VertexId, Snapshot>, id: VertexId): Snapshot {
-  return results.get(id) ?? emptySnapshot
-}
-
-async function assemble(image: PlannedImage, results: ReadonlyMap<VertexId, Snapshot>, created: Date) {
-  const layers = await Promise.all(
-    image.history.map(async ({ vertex }) => {
-      const own = vertex === undefined ? null : resultOf(results, vertex).own
-      return own === null ? null : { diffId: (await own.sealed).diffId }
-    }),
-  )
-  return assembleConfig({ planned: image, base: image.base?.config ?? null, layers, created })
 }

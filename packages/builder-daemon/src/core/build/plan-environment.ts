@@ -2,6 +2,7 @@ import { formatPlatform } from '@isula-build/shared/oci/platform.js'
 import type { LayerId } from '../../ports/layer-store.js'
 import type { IdentifiedLayer } from '../../ports/layer-worker.js'
 import type { Plan } from '../plan/plan.js'
+import { decodeMemory, encodeMemory } from '../solve/build-memory.js'
 import type { BuildEnvironment } from '../solve/environment.js'
 import { createExplainer } from '../solve/explain.js'
 import { createLayerStates } from '../solve/states.js'
@@ -10,8 +11,13 @@ import { createLayerStates } from '../solve/states.js'
 export type SessionEnvironment = Omit<BuildEnvironment, 'noCacheStages' | 'states' | 'facts' | 'explainer'>
 
 export interface PlanEnvironment extends BuildEnvironment {
-  /** Keeps what the steps were for the next build of the project, and waits for what looks into layers. */
-  remember(): Promise<void>
+  /** ID of the last image of the project, which may be gone. */
+  readonly lastImage: string | undefined
+  /**
+   * Keeps what the steps were for the next build of the project, and the image unless none was made; waits for what
+   * looks into layers.
+   */
+  remember(image: string | undefined): Promise<void>
 }
 
 /** Adds what belongs to one plan. */
@@ -24,21 +30,25 @@ export async function completeEnvironment(
   const { cache, layers, workers, log } = ports
   // Platforms are built for themselves, so each is compared with itself.
   const key = `${project} ${formatPlatform(plan.target.platform)}`
-  const before = await cache.recall(uid, key)
+  const before = decodeMemory(await cache.recall(uid, key))
   const isUncached = (stageIndex: number): boolean => noCache || noCacheStages.has(stageIndex)
   const services = { cache, layers, workers, lease, log }
-  const explainer = createExplainer(plan, { before, isUncached }, services)
+  const explainer = createExplainer(plan, { before: before.steps, isUncached }, services)
+  // What is likely to be used again is held in one step rather than in one for each.
+  const records = noCache ? [] : before.steps.flatMap(({ record }) => record ?? [])
+  await layers.holdReady(await cache.layersOf(uid, records), lease)
   return {
-    ...{ ...session, noCacheStages, explainer, facts: new Map() },
+    ...{ ...session, noCacheStages, explainer, facts: new Map(), lastImage: before.image },
     states: createLayerStates({
       layers,
       lease,
       log,
       hash: (id, identify) => hashLayer(session, id, identify),
     }),
-    remember: async () => {
+    remember: async (image = before.image) => {
+      const memory = encodeMemory({ steps: explainer.memory(), image })
       try {
-        await Promise.all([cache.remember(uid, key, explainer.memory()), explainer.settled()])
+        await Promise.all([cache.remember(uid, key, memory), explainer.settled()])
       } catch (error) {
         log.warn('cache.not-remembered', { error: String(error) })
       }

@@ -107,6 +107,19 @@ test('notes come after all steps, and steps that never ran are skipped', async (
   ])
 })
 
+test('what is not needed is shown where it stands, without a number', async () => {
+  const progress = progressOf()
+  const unneeded = [1, 1, 2, 3].map((before, i) => ({ stage: 'other', text: `RUN other ${i}`, before }))
+  progress.start(steps(2), unneeded)
+  for (const step of [1, 2]) await progress.stepFinished(step, 'done')
+  progress.note({ kind: 'warning', at: 0, message: 'one' })
+  await progress.end()
+  expect(await watch(progress)).toEqual([
+    ...['started', 'skipped 0', 'skipped 0', 'start 1', 'done 1'],
+    ...['skipped 0', 'start 2', 'done 2', 'skipped 0', 'warning one'],
+  ])
+})
+
 test('a step that finishes without having started is shown with both', async () => {
   const progress = progressOf()
   progress.start(steps(1))

@@ -1,7 +1,7 @@
 import type { StepCache } from '@isula-build/shared/progress/cache-reason.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Clock } from '../../ports/clock.js'
-import type { Step } from '../plan/plan.js'
+import type { Step, UnneededStep } from '../plan/plan.js'
 import { type Deferred, deferred } from './deferred.js'
 
 type Outcome = 'done' | 'cached' | 'failed' | 'cancelled'
@@ -35,6 +35,7 @@ export type FollowSpool = (
  */
 export class BuildProgress {
   private readonly planned = deferred<readonly StepState[]>()
+  private unneeded: readonly UnneededStep[] = []
   private readonly ended = deferred<void>()
   private readonly notes = new EventLog()
   private readonly early = new EventLog()
@@ -61,9 +62,10 @@ export class BuildProgress {
     this.early.add(this.lineEvent(line))
   }
 
-  /** The plan is known. */
-  start(steps: readonly Step[]): void {
+  /** The plan is known; `unneeded` as they come between the steps. */
+  start(steps: readonly Step[], unneeded: readonly UnneededStep[] = []): void {
     this.totalSteps = steps.length
+    this.unneeded = unneeded
     this.planned.resolve(
       steps.map((step) => ({
         step,
@@ -118,11 +120,20 @@ export class BuildProgress {
     yield* this.early.until(this.planned.promise, signal)
     const states = await abortable(this.planned.promise, signal)
     yield { kind: 'started', at: this.clock.now(), buildId: this.buildId, totalSteps: states.length }
+    let next = 0
+    const { unneeded } = this
     for (const state of states) {
-      await abortable(state.started.promise, signal)
       const { number: step, stage, text } = state.step
+      for (
+        let other = unneeded[next];
+        other !== undefined && other.before <= step;
+        other = unneeded[++next]
+      ) {
+        yield this.unneededEvent(other)
+      }
+      await abortable(state.started.promise, signal)
       if (state.startedAt === undefined) {
-        yield { kind: 'step-skipped', at: this.clock.now(), step, stage, text }
+        yield { kind: 'step-skipped', at: this.clock.now(), step, stage, text, reason: 'not-reached' }
         continue
       }
       yield { kind: 'step-started', at: state.startedAt, step, stage, text }
@@ -135,7 +146,12 @@ export class BuildProgress {
       const cache = explaining && (await abortable(Promise.resolve(explaining), signal))
       yield { kind: 'step-finished', at, step, outcome, ...(cache && { cache }) }
     }
+    for (const other of unneeded.slice(next)) yield this.unneededEvent(other)
     yield* this.notes.until(this.ended.promise, signal)
+  }
+
+  private unneededEvent({ stage, text }: UnneededStep): BuildEvent {
+    return { kind: 'step-skipped', at: this.clock.now(), step: 0, stage, text, reason: 'not-needed' }
   }
 
   private lineEvent(line: string): BuildEvent {

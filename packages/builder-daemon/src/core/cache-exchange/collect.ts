@@ -1,6 +1,6 @@
 import type { DiffId } from '@isula-build/shared/oci/digest.js'
 import type { LayerId } from '../../ports/layer-store.js'
-import type { SolvedPlan } from '../build/build.js'
+import type { SolvedPlan } from '../build/commit.js'
 import type { SavedLayer } from '../images/saved-layers.js'
 import type { Plan, Vertex, VertexId } from '../plan/plan.js'
 import type { VertexFacts } from '../solve/explain.js'

@@ -24,6 +24,7 @@ import {
   scratchState,
   stateSize,
 } from './stage-state.js'
+import { unneededSteps } from './unneeded-steps.js'
 
 export type { PlanOptions } from './options.js'
 
@@ -87,6 +88,7 @@ export async function planBuild(
   return Object.freeze({
     vertices: draft.vertices,
     steps: draft.steps,
+    unneeded: unneededSteps(graph, images.needed, draft.steps),
     target: targetImage,
     stages: committedStages(planning, target, targetImage),
     warnings: warning === undefined ? [] : [{ message: warning }],

@@ -15,10 +15,20 @@ export interface Plan {
   readonly vertices: readonly Vertex[]
   /** What the user sees, in the order of the Dockerfile; includes config-only instructions. */
   readonly steps: readonly Step[]
+  /** Instructions of the Dockerfile that the target does not need, in its order; of very many the first ones. */
+  readonly unneeded: readonly UnneededStep[]
   readonly target: PlannedImage
   /** Stages that a later FROM uses or that are the target: what the original commits, in order. */
   readonly stages: readonly PlannedStage[]
   readonly warnings: readonly { readonly message: string; readonly source?: SourceRange }[]
+}
+
+export interface UnneededStep {
+  readonly stage: string
+  /** As of a step. */
+  readonly text: string
+  /** Number of the step that comes next in the Dockerfile, beyond the last one where none does. */
+  readonly before: number
 }
 
 export interface Step {

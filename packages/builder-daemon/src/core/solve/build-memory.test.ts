@@ -76,14 +76,18 @@ test('steps belong to those of the same stage', () => {
 })
 
 test('what is remembered is read again, but for that of another version', () => {
-  const steps = [memory('a', 'RUN 1')]
-  expect(decodeMemory(encodeMemory(steps))).toEqual(steps)
-  expect(decodeMemory(undefined)).toEqual([])
-  expect(decodeMemory('{"version":99,"steps":[{}]}')).toEqual([])
-  expect(decodeMemory('{"vers')).toEqual([])
+  const kept = { steps: [memory('a', 'RUN 1')], image: 'id' }
+  const nothing = { steps: [], image: undefined }
+  expect(decodeMemory(encodeMemory(kept))).toEqual(kept)
+  expect(decodeMemory(encodeMemory(nothing))).toEqual(nothing)
+  expect(decodeMemory(undefined)).toEqual(nothing)
+  expect(decodeMemory('{"version":99,"steps":[{}]}')).toEqual(nothing)
+  expect(decodeMemory('{"vers')).toEqual(nothing)
 })
 
 test('values are told apart without being kept', () => {
   expect(memoryDigest('a')).not.toBe(memoryDigest('b'))
-  expect(encodeMemory([memory('a', memoryDigest('hunter2'))])).not.toContain('hunter2')
+  expect(encodeMemory({ steps: [memory('a', memoryDigest('hunter2'))], image: undefined })).not.toContain(
+    'hunter2',
+  )
 })

@@ -8,19 +8,30 @@ export interface StepMemory {
   readonly stage: string
   /** Of the text of the instruction. */
   readonly text: string
-  /** Of what it says after expansion. */
-  readonly meaning: string
+  /** Of what it says after expansion; absent where the step was never done, as is its content. */
+  readonly meaning?: string
+  /** Of what decides how it is executed, but for variables; of a step that works on files. */
+  readonly parts?: readonly (readonly [name: string, value: string])[]
   /** Build args it depends on, with digests of their values. */
   readonly args: readonly (readonly [name: string, value: string])[]
   /** IDs of the images it starts from or reads. */
   readonly images: readonly string[]
   /** Of the content it read. */
-  readonly content: string
+  readonly content?: string
   /** Its record in the cache. */
   readonly record: number | undefined
   /** Layers beside which a list of what was copied lies. */
   readonly sources: readonly LayerId[]
 }
+
+/** What is kept of a build for the next one of the project. */
+export interface BuildMemory {
+  readonly steps: readonly StepMemory[]
+  /** ID of the last image. */
+  readonly image: string | undefined
+}
+
+const nothing: BuildMemory = { steps: [], image: undefined }
 
 /** Changes with the meaning of any field: what another version wrote is not known. */
 const version = 1
@@ -28,17 +39,18 @@ const version = 1
 /** Above it, what was inserted or removed is found at the ends only. */
 const alignmentLimit = 1_000_000
 
-export function encodeMemory(steps: readonly StepMemory[]): string {
-  return JSON.stringify({ version, steps })
+export function encodeMemory(memory: BuildMemory): string {
+  return JSON.stringify({ version, ...memory })
 }
 
-/** [] for a text that some other version wrote, or that is none. */
-export function decodeMemory(text: string | undefined): readonly StepMemory[] {
+/** Nothing for a text that some other version wrote, or that is none. */
+export function decodeMemory(text: string | undefined): BuildMemory {
   try {
-    const document = JSON.parse(text ?? '{}') as { readonly version?: number; readonly steps?: StepMemory[] }
-    return document.version === version ? (document.steps ?? []) : []
+    const document = JSON.parse(text ?? '{}') as Partial<BuildMemory> & { readonly version?: number }
+    if (document.version !== version) return nothing
+    return { steps: document.steps ?? [], image: document.image }
   } catch (error) {
-    if (error instanceof SyntaxError) return []
+    if (error instanceof SyntaxError) return nothing
     throw error
   }
 }

@@ -28,7 +28,9 @@ export async function executeCopy(
   signal: AbortSignal,
 ): Promise<Executed> {
   const parent = parentSnapshot(vertex.parent, results)
-  const { shape } = shapeOf(vertex, { fixedTime: environment.fixedTime })
+  const shaped = shapeOf(vertex, { fixedTime: environment.fixedTime })
+  environment.explainer.begun(vertex, shaped)
+  const { shape } = shaped
   const inputs = vertex.inputs.flatMap((input) =>
     input.kind === 'vertex' ? [parentSnapshot(input.vertex, results)] : [],
   )
@@ -84,6 +86,7 @@ async function findOrMake(
     const params = copyParams(environment, vertex, parent, await resolve())
     const { contentKey, seen: found } = await ports.workers.run('digestSources', params, signal)
     seen = found
+    environment.explainer.noted(vertex, { contentKey })
     return contentKey
   })
   const query: CacheQuery = {
@@ -93,6 +96,7 @@ async function findOrMake(
   }
   const answer = await findCached(environment, query, signal)
   if (answer.hit !== undefined) return executedFrom(query, answer, ownLayers(answer.hit.own))
+  environment.explainer.noted(vertex, { evicted: answer.evicted })
   return await withStaging(environment, async (staging) => {
     const reuse = await reusable(environment, vertex, answer.similar)
     const params = {

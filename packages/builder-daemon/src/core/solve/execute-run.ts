@@ -27,7 +27,14 @@ export async function executeRun(
   results: ReadonlyMap<VertexId, Snapshot>,
   signal: AbortSignal,
 ): Promise<Executed> {
-  const { fixedTime } = environment
+  const { fixedTime, explainer } = environment
+  const shaped = shapeOf(vertex, {
+    fixedTime,
+    capabilities: environment.addCapabilities,
+    isolation: environment.isolation,
+    network: environment.network,
+  })
+  explainer.begun(vertex, shaped)
   if (vertex.security === 'insecure' && !environment.insecureAllowed) {
     throw new BuilderError(
       'ISB_PERMISSION_DENIED',
@@ -40,15 +47,11 @@ export async function executeRun(
   }
   const parent = parentSnapshot(vertex.parent, results)
   const read = await readMounts({ environment, vertex, results, signal })
-  const { shape } = shapeOf(vertex, {
-    fixedTime,
-    capabilities: environment.addCapabilities,
-    isolation: environment.isolation,
-    network: environment.network,
-  })
   // An ssh agent answers differently every time; nothing says what it answered.
   const isRepeatable = !vertex.mounts.some((mount) => mount.type === 'ssh')
+  const { shape } = shaped
   const { contentKey, inputs, inputsKey } = read
+  explainer.noted(vertex, { contentKey, isNeverCached: !isRepeatable })
   const query: CacheQuery = {
     ...{ vertex, shape, parent, inputs, inputsKey, readsInputsOnly: false },
     content: async () => contentKey,
@@ -66,6 +69,7 @@ export async function executeRun(
     if (!needsClient(vertex)) execution.detach()
     const answer = isRepeatable ? await findCached(environment, query, execution.signal) : unasked
     if (answer.hit !== undefined) return executedFrom(query, answer, sources)
+    explainer.noted(vertex, { evicted: answer.evicted })
     const of = { environment, vertex, results, signal: execution.signal }
     await using mounts = await prepareMounts(of, read)
     // An agent is the client's to the end; all else of the client's has been read by now.

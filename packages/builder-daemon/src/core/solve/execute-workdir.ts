@@ -14,7 +14,10 @@ export async function executeWorkdir(
   signal: AbortSignal,
 ): Promise<Executed> {
   const parent = parentSnapshot(vertex.parent, results)
-  const { shape } = shapeOf(vertex, { fixedTime: environment.fixedTime })
+  const shaped = shapeOf(vertex, { fixedTime: environment.fixedTime })
+  environment.explainer.begun(vertex, shaped)
+  environment.explainer.noted(vertex, { contentKey: '' })
+  const { shape } = shaped
   const query: CacheQuery = {
     ...{ vertex, shape, parent, inputs: [], tainted: false, readsInputsOnly: true },
     content: async () => '',

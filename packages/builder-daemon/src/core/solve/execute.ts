@@ -23,7 +23,8 @@ export async function executeVertex(
     await progress.stepFinished(vertex.step, executed.cached ? 'cached' : 'done', cache)
     return executed.snapshot
   } catch (error) {
-    await progress.stepFinished(vertex.step, signal.aborted ? 'cancelled' : 'failed')
+    if (signal.aborted) await progress.stepFinished(vertex.step, 'cancelled')
+    else await progress.stepFinished(vertex.step, 'failed', environment.explainer.failed(vertex))
     // Whatever went wrong below, the user sees the line of the Dockerfile that asked for it.
     throw isBuilderError(error) ? error.with({ source: vertex.source }) : error
   }

@@ -1,11 +1,13 @@
 import type { CacheReason, StepCache } from '@isula-build/shared/progress/cache-reason.js'
 import type { CacheIndex, CacheOrigin } from '../../ports/cache-index.js'
 import type { LayerId, LayerStore, Lease } from '../../ports/layer-store.js'
-import type { LayerWorkers, SourceChanges } from '../../ports/layer-worker.js'
+import type { LayerWorkers } from '../../ports/layer-worker.js'
 import type { Logger } from '../../ports/logger.js'
-import type { Plan, Step, Vertex } from '../plan/plan.js'
-import { counterparts, decodeMemory, encodeMemory, memoryDigest, type StepMemory } from './build-memory.js'
+import type { Plan, Step, Vertex, VertexId } from '../plan/plan.js'
+import { counterparts, memoryDigest, type StepMemory } from './build-memory.js'
+import type { Shape } from './cache-key.js'
 import type { EvictedResult } from './cached-result.js'
+import { sourceChanges } from './source-changes.js'
 import {
   createAncestry,
   parentOf,
@@ -29,14 +31,28 @@ export interface VertexFacts {
   readonly isNeverCached?: boolean
 }
 
+/** What is found out of a vertex before it is done. */
+export interface VertexSigns {
+  /** undefined: it could not be read. */
+  readonly contentKey?: string
+  readonly evicted?: readonly EvictedResult[]
+  readonly isNeverCached?: boolean
+}
+
 /** Tells for every step of a build why it had to be done, compared with the last build of the project. */
 export interface Explainer {
+  /** What the vertex is to do. */
+  begun(vertex: Vertex, shape: Shape): void
+  /** Adds to what is known of a vertex that may fail. */
+  noted(vertex: Pick<Vertex, 'id'>, signs: VertexSigns): void
+  /** Of one that failed: why it was executed at all. */
+  failed(vertex: Vertex): Promise<StepCache>
   /** At once for a hit; else when it is found out, for which no other step waits. */
   executed(vertex: Vertex, end: { readonly cached: boolean; readonly facts: VertexFacts }): Promise<StepCache>
   /** A step without a vertex. */
   configured(step: Step): Promise<StepCache>
-  /** For the next build: the steps done, and of the others what was known before. */
-  memory(): string
+  /** For the next build: the steps done, and of the others what was known before, if only that they are there. */
+  memory(): readonly StepMemory[]
   /** Resolves when all reasons are found out; until then layers are looked into. */
   settled(): Promise<void>
 }
@@ -51,13 +67,13 @@ export interface ExplainServices {
 
 export interface ExplainOptions {
   /** What `memory` gave after the last build. */
-  readonly before: string | undefined
+  readonly before: readonly StepMemory[]
   /** Nothing of the step's stage is taken from the cache. */
   readonly isUncached: (stageIndex: number) => boolean
 }
 
-/** Paths that a reason names. */
-const shownPaths = 5
+/** Parts of a vertex that an option of the build decides, rather than the Dockerfile. */
+const optionParts = new Set(['network', 'capabilities', 'isolation', 'fixed time'])
 
 const hit: StepCache = { status: 'hit' }
 const nothingRead: VertexFacts = {
@@ -65,7 +81,10 @@ const nothingRead: VertexFacts = {
 }
 
 export function createExplainer(plan: Plan, options: ExplainOptions, services: ExplainServices): Explainer {
-  const before = counterparts(plan.steps, decodeMemory(options.before))
+  const before = counterparts(plan.steps, options.before)
+  const isFirst = options.before.length === 0
+  const shapes = new Map<VertexId, Shape>()
+  const signs = new Map<VertexId, VertexSigns>()
   const after = new Map<number, StepMemory>()
   const outcomes = new Map<number, Promise<StepCache>>()
   const misses = new Set<number>()
@@ -85,14 +104,24 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     if (vertex.kind === 'image' && !isSameImage(vertex)) misses.add(vertex.step)
   }
 
-  function remember(step: Step, vertex: Vertex | undefined, facts: VertexFacts): StepMemory {
-    const { definition } = step
-    const memory: StepMemory = {
-      stage: step.stage,
+  /** What the step says, whatever came of it. */
+  function outlineOf({ stage, definition }: Step, vertex: Vertex | undefined): StepMemory {
+    const parts = vertex === undefined ? [] : (shapes.get(vertex.id)?.parts ?? [])
+    return {
+      stage,
       text: memoryDigest(definition.text),
-      meaning: facts.shape === '' ? memoryDigest(definition.meaning) : facts.shape,
       args: definition.args.map(({ name, value }) => [name, memoryDigest(value)]),
       images: vertex === undefined ? [] : readImages(vertex, vertices),
+      parts: parts.flatMap(({ name, value }) => (optionParts.has(name) ? [[name, memoryDigest(value)]] : [])),
+      record: undefined,
+      sources: [],
+    }
+  }
+
+  function remember(step: Step, vertex: Vertex | undefined, facts: VertexFacts): StepMemory {
+    const memory: StepMemory = {
+      ...outlineOf(step, vertex),
+      meaning: facts.shape === '' ? memoryDigest(step.definition.meaning) : facts.shape,
       content: facts.contentKey,
       record: facts.record,
       sources: facts.sources,
@@ -119,6 +148,9 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     return { kind: 'never-built' }
   }
 
+  /** Of a step that the last build did not have. */
+  const unknown: CacheReason = { kind: isFirst ? 'never-built' : 'instruction-added' }
+
   const reasonOf = async (step: number): Promise<CacheReason | undefined> => {
     const outcome = await outcomes.get(step)
     return outcome?.status === 'miss' ? outcome.reason : undefined
@@ -133,12 +165,17 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     const [from, to] = [then.images[replaced], now.images[replaced]]
     if (from !== undefined && to !== undefined) return { kind: 'base-changed', from, to }
     if (now.text !== then.text) return { kind: 'instruction-changed' }
-    if (now.meaning === then.meaning) return undefined
+    if (now.meaning === then.meaning || now.meaning === undefined || then.meaning === undefined) {
+      return undefined
+    }
     const known = new Map(then.args)
     const argument = now.args.find(([name, value]) => known.get(name) !== value)
     if (argument !== undefined) return { kind: 'arg-changed', name: argument[0] }
     const gone = then.args.find(([name]) => now.args.every(([other]) => other !== name))
     if (gone !== undefined) return { kind: 'arg-changed', name: gone[0] }
+    const before = new Map(then.parts)
+    const parts = (now.parts ?? []).flatMap(([name, value]) => (before.get(name) === value ? [] : [name]))
+    if (parts.length > 0 && before.size > 0) return { kind: 'instruction-changed', parts }
     return missedParent(ancestry.configuring(step)) ?? { kind: 'instruction-changed' }
   }
 
@@ -147,7 +184,9 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     now: StepMemory,
     then: StepMemory,
   ): Promise<CacheReason | undefined> {
-    if (now.content === then.content) return undefined
+    if (now.content === then.content || now.content === undefined || then.content === undefined) {
+      return undefined
+    }
     const missed = readVertices(vertex)
       .map(ancestry.missed)
       .find((step) => step !== undefined)
@@ -166,8 +205,12 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     return missedParent(missed) ?? { kind: 'files-changed', paths: secretPaths(vertex), more: 0 }
   }
 
-  async function evictedAt(now: StepMemory, then: StepMemory | undefined, facts: VertexFacts) {
-    const exact = facts.evicted.find(({ contentKey }) => contentKey === now.content)
+  async function evictedAt(
+    now: StepMemory,
+    then: StepMemory | undefined,
+    evicted: readonly EvictedResult[],
+  ): Promise<number | undefined> {
+    const exact = evicted.find(({ contentKey }) => contentKey === now.content)
     if (exact !== undefined) return exact.at
     if (then?.record === undefined) return undefined
     return (await services.cache.evictions([then.record])).get(then.record)
@@ -177,9 +220,9 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
     vertex: Vertex,
     step: Step,
     now: StepMemory,
-    facts: VertexFacts,
+    { evicted, isNeverCached }: Pick<VertexFacts, 'evicted' | 'isNeverCached'>,
   ): Promise<CacheReason> {
-    if (facts.isNeverCached || (vertex.kind !== 'image' && options.isUncached(vertex.stageIndex))) {
+    if (isNeverCached || (vertex.kind !== 'image' && options.isUncached(vertex.stageIndex))) {
       return { kind: 'no-cache' }
     }
     const then = before.get(step.number)
@@ -193,15 +236,32 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
       readVertices(vertex)
         .map(ancestry.missed)
         .find((one) => one !== undefined)
-    const at = await evictedAt(now, then, facts)
+    const at = await evictedAt(now, then, evicted)
     if (at !== undefined && (missed === undefined || (await reasonOf(missed))?.kind === 'evicted')) {
       return { kind: 'evicted', at }
     }
-    if (then === undefined) return { kind: 'never-built' }
-    return missedParent(missed) ?? { kind: 'never-built' }
+    if (then === undefined) return unknown
+    if (missed !== undefined) return { kind: 'parent-missed', step: missed }
+    // What could be read the last time cannot be read now.
+    const isUnread = now.content === undefined && then.content !== undefined && readsElsewhere(vertex)
+    return isUnread ? { kind: 'files-changed', paths: [], more: 0 } : { kind: 'never-built' }
   }
 
   return {
+    begun: (vertex, shape) => void shapes.set(vertex.id, shape),
+    noted: ({ id }, found) => void signs.set(id, { ...signs.get(id), ...found }),
+    async failed(vertex) {
+      const step = stepOf.get(vertex.step)
+      if (step === undefined) return hit
+      const { contentKey, evicted = [], isNeverCached = false } = signs.get(vertex.id) ?? {}
+      const shape = shapes.get(vertex.id)?.shape
+      const now = {
+        ...outlineOf(step, vertex),
+        ...(shape !== undefined && { meaning: shape }),
+        ...(contentKey !== undefined && { content: contentKey }),
+      }
+      return await conclude(step, () => missReason(vertex, step, now, { evicted, isNeverCached }))
+    },
     executed(vertex, { cached, facts }) {
       const step = stepOf.get(vertex.step)
       if (step === undefined) return Promise.resolve(hit)
@@ -217,54 +277,16 @@ export function createExplainer(plan: Plan, options: ExplainOptions, services: E
       if (step.definition.instruction !== 'from' && options.isUncached(step.stageIndex)) {
         return conclude(step, async () => ({ kind: 'no-cache' }))
       }
-      const changed = then === undefined ? { kind: 'never-built' as const } : ownChange(step, now, then)
+      const changed = then === undefined ? unknown : ownChange(step, now, then)
       return conclude(step, changed === undefined ? false : async () => changed)
     },
     memory() {
-      const steps = plan.steps.flatMap(({ number }) => after.get(number) ?? before.get(number) ?? [])
-      return encodeMemory(steps)
+      const vertexOf = new Map(plan.vertices.map((vertex) => [vertex.step, vertex]))
+      return plan.steps.map(
+        (step) =>
+          after.get(step.number) ?? before.get(step.number) ?? outlineOf(step, vertexOf.get(step.number)),
+      )
     },
     settled: async () => void (await Promise.all(outcomes.values())),
-  }
-}
-
-/** What differs between what was copied then and now; undefined where nothing tells. */
-async function sourceChanges(
-  { layers, workers, lease, log }: ExplainServices,
-  then: readonly LayerId[],
-  now: readonly LayerId[],
-): Promise<SourceChanges | undefined> {
-  if (then.length === 0 || then.length !== now.length) return undefined
-  try {
-    await layers.hold(then, lease)
-    const all = await Promise.all(
-      then.map(async (id, i) => {
-        const other = now[i] ?? id
-        if (id === other) return undefined
-        const [before, after] = [`${layers.directory(id)}/sources`, `${layers.directory(other)}/sources`]
-        return await workers.run('explainSources', { before, after })
-      }),
-    )
-    const found = all.filter((changes) => changes !== undefined)
-    if (found.length === 0) return undefined
-    const files = found.flatMap((changes) => changes.files).sort()
-    const modes = found.flatMap((changes) => changes.modes).sort()
-    const more = (shown: readonly string[], left: readonly number[]) =>
-      left.reduce((sum, count) => sum + count, Math.max(0, shown.length - shownPaths))
-    return {
-      files: files.slice(0, shownPaths),
-      moreFiles: more(
-        files,
-        found.map(({ moreFiles }) => moreFiles),
-      ),
-      modes: modes.slice(0, shownPaths),
-      moreModes: more(
-        modes,
-        found.map(({ moreModes }) => moreModes),
-      ),
-    }
-  } catch (error) {
-    log.debug('cache.not-explained', { error: String(error) })
-    return undefined
   }
 }

@@ -88,6 +88,9 @@ export interface ContentPart {
   close(): void
 }
 
+/** Changes with the key of any sources: keys of another version are not asked for. */
+export const contentKeyVersion = 2
+
 const longestText = 1 << 16
 const digestBytes = 32
 

@@ -55,7 +55,8 @@ function learningMemory(params: CopyParams, control: JobControl): CopyMemory {
       if (memory === undefined) return
       const remember = (): void => {
         try {
-          if (memory.scan().contentKey === undefined) memory.save(contentKey, 'scanned')
+          // What is remembered is asked before every copy: another key than the copy's would never be found.
+          if (memory.scan().contentKey !== contentKey) memory.save(contentKey, 'scanned')
         } finally {
           release()
         }

@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CopyParams } from '../../ports/layer-worker.js'
 import type { JobControl } from '../job-control.js'
+import { contentKeyVersion } from './content-log.js'
 import type { SeenRecorder } from './seen-sources.js'
 import type { SourceEntry, SourceState } from './source-reader.js'
 import type { Sources, TreeInput } from './sources.js'
@@ -126,6 +127,6 @@ function identityOf(params: CopyParams, inputs: readonly TreeInput[], sources: S
     const top = sources.readerOf(root).stat('')
     return [String(top?.dev), String(top?.ino), pattern, unpack, ignore]
   })
-  const named = [bootId, params.parents, params.excludes, trees]
+  const named = [contentKeyVersion, bootId, params.parents, params.excludes, trees]
   return createHash('sha256').update(JSON.stringify(named)).digest()
 }

@@ -211,11 +211,41 @@ function putImage(tx: Transaction, p: PutParams, leaseId: string): void {
     setLayers(tx, p.id, p.layers)
   }
   for (const name of p.names) giveName(tx, name, p.id, p.owner)
+  leaseStored(tx, leaseId, p)
+}
+
+/** To put it would change nothing. */
+function isThere(tx: Transaction, { id, names, owner }: PutParams): boolean {
+  if (!imageExists(tx, id) || layersOfImage(tx, id).some((row) => row.state !== 'ready')) return false
+  return names.every((name) => {
+    const held = nameRow(tx, name)
+    // Root would make the name its own.
+    return held?.image_id === id && (held.owner === owner || owner !== root)
+  })
+}
+
+function leaseStored(tx: Transaction, leaseId: string, p: PutParams): void {
   leaseImage(tx, leaseId, p.id)
   for (const layer of p.layers) leaseLayer(tx, leaseId, layer)
 }
 
 export const imageWrites = {
+  /**
+   * Protects images that are there as they are to be put, all under their names; false, and nothing done, when one is
+   * not. What it leaves as it is was durable before.
+   */
+  keepImages: ordered(
+    (tx, p: { readonly images: readonly PutParams[]; readonly leaseId: string }): boolean => {
+      requireLease(tx, p.leaseId)
+      if (!p.images.every((image) => isThere(tx, image))) return false
+      for (const image of p.images) {
+        checkStack(tx, image)
+        leaseStored(tx, p.leaseId, image)
+      }
+      return true
+    },
+  ),
+
   /** All or none. */
   putImages: durable((tx, p: { readonly images: readonly PutParams[]; readonly leaseId: string }) => {
     requireLease(tx, p.leaseId)

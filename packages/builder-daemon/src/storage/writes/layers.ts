@@ -49,6 +49,26 @@ export interface WantedLayer {
   readonly isTheirs: boolean
 }
 
+/** In the order of `ids`, when the lease protects all of them already and none is damaged. */
+export function heldLayers(
+  statements: Statements,
+  ids: readonly string[],
+  leaseId: string,
+): readonly LayerRow[] | undefined {
+  const rows: LayerRow[] = []
+  for (const id of ids) {
+    const row = statements.get<LayerRow>(
+      `SELECT ${layerColumns} FROM layers
+       WHERE id = ? AND state = 'ready'
+         AND EXISTS (SELECT 1 FROM lease_layers WHERE lease_id = ? AND layer_id = layers.id)`,
+      ...[id, leaseId],
+    )
+    if (row === undefined) return undefined
+    rows.push(row)
+  }
+  return rows
+}
+
 /** See `LayerStore.findByDiffId`. What nobody is known to have made is nobody's. */
 export function layersByDiffId(statements: Statements, wanted: WantedLayer): LayerRow[] {
   return statements.all<LayerRow>(
@@ -189,6 +209,12 @@ export const layerWrites = {
       leaseLayer(tx, p.leaseId, id)
       return row
     })
+  }),
+
+  /** Those that are there. */
+  holdReadyLayers: ordered((tx, p: { readonly ids: readonly string[]; readonly leaseId: string }) => {
+    requireLease(tx, p.leaseId)
+    for (const id of p.ids) if (layerRow(tx, id)?.state === 'ready') leaseLayer(tx, p.leaseId, id)
   }),
 
   /** Holds every candidate, so that a suspect one cannot vanish while it is verified. */
