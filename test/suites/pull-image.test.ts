@@ -11,6 +11,7 @@ import { ownedImages } from '../../packages/builder-daemon/src/service/owned-ima
 import { BuilderError } from '../../packages/shared/src/errors/builder-error.js'
 import { type Digest, digestHex, digestOf } from '../../packages/shared/src/oci/digest.js'
 import { mediaTypes } from '../../packages/shared/src/oci/media-types.js'
+import { anonymous } from '../support/memory-registry.js'
 import { plainRules, type SourceImage, type SourceLayer } from '../support/source-registry.js'
 import { configBytes } from '../support/temporary-store.js'
 import { openTransferBench, type TransferBench } from '../support/transfer-bench.js'
@@ -547,6 +548,20 @@ describe.skipIf(getuid?.() !== 0)('pulls that meet (needs root)', () => {
     expect(asked('blob')).toHaveLength(3)
     expect(bench.jobs.filter((job) => job === 'applyFile')).toHaveLength(3)
     expect(downloads()).toEqual([])
+  })
+
+  test('of several users fetch for themselves, and unpack what all of them have once', async () => {
+    bench.registry.add(name, three)
+    bench.registry.fault = () => new Promise((resolve) => setTimeout(resolve, 5))
+    const results = await Promise.all(
+      [1001, 1002, 1003].map(async (uid) => {
+        const lease = await bench.store.layers.acquireLease({ uid, purpose: 'pull u' })
+        return await pull(name, { ...own, names: 'none' }, { access: { ...anonymous, uid }, lease })
+      }),
+    )
+    expect(new Set(results.map(({ images }) => images[0]?.record.id)).size).toBe(1)
+    expect(asked('blob')).toHaveLength(9)
+    expect(bench.jobs.filter((job) => job === 'applyFile')).toHaveLength(3)
   })
 
   test('go on when the one that was fetching is cancelled', async () => {

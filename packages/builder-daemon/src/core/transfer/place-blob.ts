@@ -105,11 +105,10 @@ async function streamed(
   const { client, memory, files } = services
   const stop = new AbortController()
   const both = { ...call, signal: AbortSignal.any([call.signal, stop.signal]) }
-  /** What one of them came to; neither goes on without the other. */
-  const end = async <T>(work: Promise<T>): Promise<PromiseSettledResult<T>> => {
-    const [settled] = await Promise.allSettled([work])
-    if (settled.status === 'rejected' || settled.value === false) stop.abort()
-    return settled
+  const settled = async <T>(work: Promise<T>, isEnd: (end: PromiseSettledResult<T>) => boolean) => {
+    const [end] = await Promise.allSettled([work])
+    if (isEnd(end)) stop.abort()
+    return end
   }
   using file = await files.create(call.access.uid)
   let made: LayerBlob | undefined
@@ -127,7 +126,13 @@ async function streamed(
       isFound = await isThere(made.digest, endpoint, services, both)
       if (isFound) stop.abort()
     }
-    return Promise.all([end(client.streamBlob(endpoint, stream, registryCall(both))), end(make())])
+    return Promise.all([
+      // That there will be no blob it may know before the reason for it is known here, which must not be lost.
+      settled(client.streamBlob(endpoint, stream, registryCall(both)), (end) =>
+        end.status === 'rejected' ? isBuilderError(end.reason) : !end.value,
+      ),
+      settled(make(), ({ status }) => status === 'rejected'),
+    ])
   })
   throwIfCancelled(call.signal)
   if (isFound) return made
