@@ -1,5 +1,6 @@
 import {
   chmodSync,
+  chownSync,
   linkSync,
   lstatSync,
   mkdirSync,
@@ -47,7 +48,6 @@ describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
     const { contentKey, seen } = digestSourcesJob(params)
     const upper = () => bench.paramsOf(['.'], '/x/', options).upper
     const plain = copyJob({ ...params, upper: upper() })
-    expect(copyJob({ ...params, upper: upper(), seen })).toEqual(plain)
     const unseen = upper()
     const other = copyJob({ ...params, upper: unseen, reuse: previous })
     const { reuseDamaged, ...result } = copyJob({ ...params, reuse: previous, seen })
@@ -164,6 +164,48 @@ describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
     if (after.damaged) expect(shared(before.layer, after.layer, ['d0/f0', 'big'])).toEqual([])
   })
 
+  test.each([
+    ['time', (path: string) => utimesSync(path, 5, 5)],
+    ['mode', (path: string) => chmodSync(path, 0o755)],
+    ['owner', (path: string) => chownSync(path, 7, 7)],
+  ])('of a layer in which a file has another %s than its log says nothing is taken over', (_, change) => {
+    tree()
+    const before = copy()
+    change(join(before.layer, 'diff/x/d0/f0'))
+    const after = copy()
+    expect(after.damaged).toBe(false)
+    expect(shared(before.layer, after.layer, ['d0/f0', 'd1/f1', 'big'])).toEqual([])
+  })
+
+  test('a forged or torn log of the earlier layer makes no difference to the result', () => {
+    for (let index = 0; index < 20; index += 1) file(`d${index % 3}/f${index}`)
+    const before = copy()
+    const log = join(before.layer, 'sources')
+    const whole = readFileSync(log)
+    for (let place = 0; place < whole.length; place += Math.ceil(whole.length / 20)) {
+      const forged = Buffer.from(whole)
+      forged[place] = (forged[place] ?? 0) ^ 0x41
+      writeFileSync(log, forged)
+      previous = before.layer
+      expect(copy().damaged).toBe(false)
+    }
+  })
+
+  test('which names are hard links of a layer is told without its log, too', () => {
+    file('a', 'content')
+    linkSync(at('a'), at('b'))
+    file('c', 'other')
+    copy()
+    const { layer } = copy()
+    const params = { upper: join(layer, 'diff'), fixedTime: undefined, identify: true }
+    const sealed = sealJob(params)
+    truncateSync(join(layer, 'sources'), 20)
+    expect(sealJob(params)).toEqual(sealed)
+    rmSync(join(layer, 'sources'))
+    expect(sealJob(params)).toEqual(sealed)
+    expect(sealed.entries).toBe(4)
+  })
+
   test('without a log of the earlier layer everything is copied', () => {
     const paths = tree()
     const before = copy()
@@ -172,8 +214,11 @@ describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
   })
 
   test('what was touched a moment ago is linked only when it was read again', () => {
-    const paths = tree()
+    // The clock stands still, so that nothing grows old enough to be trusted.
     vi.restoreAllMocks()
+    const began = Date.now()
+    vi.spyOn(Date, 'now').mockImplementation(() => began)
+    const paths = tree()
     const before = copy()
     const after = copy()
     expect(shared(before.layer, after.layer, paths)).toEqual(paths)

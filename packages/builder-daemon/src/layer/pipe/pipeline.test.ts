@@ -121,6 +121,49 @@ describe('A pipeline', () => {
     }
   })
 
+  test('hashes content that operations bring, wherever it stands, as if it had been read', () => {
+    const files = [...sizes, ...Array.from({ length: 900 }, (_, index) => 1 + ((index * 7919) % 30_000))]
+    const brings = (index: number, size: number) => size > 0 && size <= wholeLimit && index % 5 !== 0
+    const bring: Perform = ({ words }, { head, operations, data }) => {
+      for (let at = 0; at < (words[head + OPERATIONS] ?? 0) / 4; at += 3) {
+        const [index = 0, offset = 0, size = 0] = operations.subarray(at, at + 3)
+        contentOf(index, size).copy(data, offset)
+      }
+    }
+    for (const control of [uncontrolled, helpedBy(bring, 1), helpedBy(bring, 9)]) {
+      const made = nothing()
+      made.done.push(...files.keys())
+      using pipeline = createPipeline(bring, control)
+      const { collector } = pipeline
+      for (const [index, size] of files.entries()) {
+        const content = contentOf(index, size)
+        const head = Buffer.from(`${index}`.padEnd(512))
+        made.tar.push(head, content)
+        collector.append(head)
+        made.digests.push(undefined)
+        pipeline.log(size, (digest) => {
+          made.digests[index * 2 + 1] = digest === undefined ? digest : Buffer.from(digest)
+        })
+        made.digests.push(undefined)
+        if (brings(index, size)) {
+          pipeline.broughtContent(size, (offset) => {
+            const { words, at } = pipeline.operation(12)
+            words.set([index, offset, size], at / 4)
+          })
+          continue
+        }
+        let from = 0
+        const read = (target: Buffer, offset: number, length: number): number => {
+          const count = content.copy(target, offset, from, from + length)
+          from += count
+          return count
+        }
+        expect(pipeline.content(size, read, () => undefined)).toBe(true)
+      }
+      expectRight(made, collector.finish().diffId, files)
+    }
+  })
+
   test('asks for no help with little', () => {
     const control: JobControl = { check: () => undefined, help: () => expect.unreachable() }
     const made = nothing()
