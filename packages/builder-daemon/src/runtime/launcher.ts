@@ -28,6 +28,7 @@ import { killTimeout, recordProcess } from './recovery.js'
 import { assembleRootfs } from './rootfs.js'
 import type { RunContext } from './run-context.js'
 import type { SealedPrograms } from './sealed-programs.js'
+import type { StartTurns } from './start-turns.js'
 
 const SIGKILL = 9
 
@@ -37,6 +38,7 @@ export interface LauncherOptions {
   readonly reaper: ChildReaper
   readonly starts: FilteredStarts
   readonly programs: SealedPrograms
+  readonly turns: StartTurns
   /** How to start this program again. */
   readonly self: readonly [string, ...string[]]
   readonly send: (message: FromLauncher) => void
@@ -58,7 +60,7 @@ interface ActiveRun {
 }
 
 export function createLauncher(options: LauncherOptions): Launcher {
-  const { settings, cgroups, reaper, starts, programs, send } = options
+  const { settings, cgroups, reaper, starts, programs, turns, send } = options
   const paths = launcherPaths(settings.runRoot)
   const active = new Map<string, ActiveRun>()
   const nothing = openSync('/dev/null', 'r')
@@ -98,6 +100,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
           reaper,
           starts,
           programs,
+          turns,
           cgroups,
           cgroupPath,
           self: options.self,

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import type { ChildStatus } from '../system/containment.js'
 import { spawnProgram } from '../system/spawn.js'
 import { hasErrno } from '../system/system-error.js'
 import { cgroupDirectories, killCgroup } from './cgroups.js'
@@ -41,18 +42,21 @@ async function startContainer(
   const { config, filter } = request
   const runtimePath = findRuntime([request.runtimePath]) ?? request.runtimePath
   const startFiltered = filter === undefined ? undefined : await context.starts.for(runtimePath)
-  if (context.killed()) return { kind: 'killed' }
   const linux =
     filter === undefined ? config.linux : { ...config.linux, seccomp: rest(filter, startFiltered) }
   writeFileSync(join(directory, 'config.json'), JSON.stringify({ ...config, linux }), { mode: 0o600 })
-  let pid: number
+  const endTurn = await context.turns.take()
+  let status: ChildStatus
   try {
-    pid = await (startFiltered ?? startProgram)(runtimeProgram(context, runtimePath))
+    if (context.killed()) return { kind: 'killed' }
+    const pid = await (startFiltered ?? startProgram)(runtimeProgram(context, runtimePath))
+    const forget = reaper.isRunning(pid) ? context.watch(pid) : () => undefined
+    status = await reaper.ended(pid).finally(forget)
   } catch (error) {
     return cannotStart(error, runtimePath)
+  } finally {
+    endTurn()
   }
-  const forget = reaper.isRunning(pid) ? context.watch(pid) : () => undefined
-  const status = await reaper.ended(pid).finally(forget)
   if (status.kind === 'exited' && status.code === 0) return undefined
   // What a runtime that failed half-way left may still hold the pipe.
   await killCgroup(cgroupDirectories(context.cgroups, context.cgroupPath), 5000)

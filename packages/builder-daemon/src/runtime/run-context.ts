@@ -4,6 +4,7 @@ import type { FilteredStarts } from './filtered-starts.js'
 import type { LaunchRequest, LaunchResult } from './launcher-protocol.js'
 import type { OutputPipe } from './output-pipe.js'
 import type { SealedPrograms } from './sealed-programs.js'
+import type { StartTurns } from './start-turns.js'
 
 /** What one RUN has while its container runs. */
 export interface RunContext {
@@ -19,6 +20,7 @@ export interface RunContext {
   readonly reaper: ChildReaper
   readonly starts: FilteredStarts
   readonly programs: SealedPrograms
+  readonly turns: StartTurns
   readonly cgroups: Cgroups
   readonly cgroupPath: string
   /** How to start this program again: Node.js and its arguments. */

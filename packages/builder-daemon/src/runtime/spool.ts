@@ -9,6 +9,8 @@ export interface FollowOptions {
 }
 
 const chunkSize = 64 * 1024
+/** Bytes of the first read: most commands say little, and everyone who follows has a buffer. */
+const firstRead = 2048
 
 /**
  * The content of a file that somebody appends to, from its beginning. After `finished` is aborted it
@@ -26,13 +28,15 @@ export async function* followSpool(
   try {
     file = await open(path, 'r')
     let position = options.from ?? 0
+    let room = firstRead
     while (cancel?.aborted !== true) {
       // Looked at before reading: what was written before the end is then read before the end.
       const last = finished.aborted
       const seen = change.count()
-      const chunk = await readAt(file, position)
+      const chunk = await readAt(file, position, room)
       if (chunk !== undefined) {
         position += chunk.length
+        if (chunk.length === room) room = chunkSize
         yield chunk
       } else if (last) return
       else await change.after(seen)
@@ -43,9 +47,9 @@ export async function* followSpool(
   }
 }
 
-async function readAt(file: FileHandle, position: number): Promise<Uint8Array | undefined> {
-  const buffer = Buffer.allocUnsafe(chunkSize)
-  const { bytesRead } = await file.read(buffer, 0, chunkSize, position)
+async function readAt(file: FileHandle, position: number, room: number): Promise<Uint8Array | undefined> {
+  const buffer = Buffer.allocUnsafe(room)
+  const { bytesRead } = await file.read(buffer, 0, room, position)
   return bytesRead === 0 ? undefined : buffer.subarray(0, bytesRead)
 }
 

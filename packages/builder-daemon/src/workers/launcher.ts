@@ -1,4 +1,5 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parentPort } from 'node:worker_threads'
@@ -18,10 +19,13 @@ import {
 import { recoverRuns } from '../runtime/recovery.js'
 import { createSealedPrograms } from '../runtime/sealed-programs.js'
 import { mountPrivate } from '../runtime/staged-mounts.js'
+import { createStartTurns } from '../runtime/start-turns.js'
 import { tryFlock } from '../system/syscalls.js'
 import { runStartThread } from './start-thread.js'
 
 const warmUpDelay = 300
+/** Milliseconds that the start of a container waits for others. */
+const startPatience = 2_000
 
 /**
  * The launcher process: small, so that starting a container does not copy a large daemon, and alone
@@ -92,7 +96,11 @@ async function start(settings: LauncherSettings): Promise<Launcher> {
   const programs = createSealedPrograms((path, error) =>
     send({ type: 'log', event: 'runtime.not_copied', fields: { path, error: String(error) } }),
   )
-  const launcher = createLauncher({ settings, cgroups, reaper, starts, programs, self: [...self], send })
+  const turns = createStartTurns(2 * availableParallelism(), startPatience)
+  const launcher = createLauncher({
+    ...{ settings, cgroups, reaper, starts, programs, turns, send },
+    self: [...self],
+  })
   send({ type: 'ready', recovery: { runs, cgroups: cgroups.mode, limitsProcesses: cgroups.limitsProcesses } })
   // Ready for the first RUN, and not in the way of the daemon's own start.
   if (runtimePath !== undefined) {
