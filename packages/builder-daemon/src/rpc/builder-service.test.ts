@@ -41,10 +41,13 @@ afterEach(async () => {
 
 describe('the image methods', () => {
   test('list images with the names that match', async () => {
-    expect((await client.unary(builderService.Images, {})).images).toEqual([
-      { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
-      { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
-    ])
+    // The second answer is the bytes of the first.
+    for (const _ of [1, 2]) {
+      expect((await client.unary(builderService.Images, {})).images).toEqual([
+        { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
+        { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
+      ])
+    }
     expect((await client.unary(builderService.Images, { filter: 'b' })).images).toMatchObject([
       { names: ['b:1'] },
     ])

@@ -24,7 +24,7 @@ function createRole(data: StoreThreadData, report: (error: unknown) => void): Th
     case 'flush':
       return createFlushThread(data.fd)
     case 'look':
-      return createLookThread(data.dataRoot)
+      return createLookThread(data.dataRoot, data.stop)
     case 'remove':
       return createRemoveThread(data.trash, data.stop)
   }

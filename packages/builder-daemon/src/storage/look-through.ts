@@ -57,8 +57,12 @@ const none: Findings = {
   lostFiles: [],
 }
 
-/** Compares all files of the store with all rows; changes nothing. */
-export function lookThrough(layout: Layout): Findings {
+/** Compares all files of the store with all rows; changes nothing. Fails once number 0 of `stop` is set. */
+export function lookThrough(layout: Layout, stop: Int32Array): Findings {
+  const goOn = (): true => {
+    if (Atomics.load(stop, 0) !== 0) throw new Error('the daemon stops')
+    return true
+  }
   // Before the rows, so that a row is never missing only because it is younger than the look.
   const layers = namesIn(layout.layers)
   const links = namesIn(layout.links)
@@ -78,9 +82,9 @@ export function lookThrough(layout: Layout): Findings {
       strayLayers: layers.filter((name) => !known.has(name)),
       strayLinks: links.filter((name) => !linked.has(name)),
       strayFiles: files.filter((name) => !images.has(name)),
-      lostLayers: ready.filter((id) => !hasContent(layout, id)),
-      lostLinks: [...known].filter((id) => !isLinked(layout, id)),
-      lostFiles: [...images].filter((id) => !hasImageFile(layout, id)),
+      lostLayers: ready.filter((id) => goOn() && !hasContent(layout, id)),
+      lostLinks: [...known].filter((id) => goOn() && !isLinked(layout, id)),
+      lostFiles: [...images].filter((id) => goOn() && !hasImageFile(layout, id)),
     }
   } finally {
     db.close()
@@ -91,7 +95,7 @@ export function lookThrough(layout: Layout): Findings {
 const priority = 15
 
 /** Answers every request with the findings of one look. */
-export function createLookThread(dataRoot: string): ThreadRole {
+export function createLookThread(dataRoot: string, stop: Int32Array): ThreadRole {
   // On Linux this is the calling thread alone (setpriority(2), "C library/kernel differences").
   setPriority(0, priority)
   const layout = layoutOf(dataRoot)
@@ -99,7 +103,7 @@ export function createLookThread(dataRoot: string): ThreadRole {
     serve(requests, reply) {
       for (const { id } of requests) {
         try {
-          reply({ id, ok: true, result: lookThrough(layout) })
+          reply({ id, ok: true, result: lookThrough(layout, stop) })
         } catch (error) {
           reply({ id, ok: false, failure: encodeFailure(error) })
         }

@@ -208,7 +208,7 @@ async function startStore(
   const upkeep = createUpkeep({
     ...{ layout, database, trash, presence, inMotion, log },
     restoreImageFile: images.restoreFile,
-    openThread: () => openThread(entry, { role: 'look', dataRoot: layout.dataRoot }, notice),
+    openThread: (stop) => openThread(entry, { role: 'look', dataRoot: layout.dataRoot, stop }, notice),
     delayMs: options.upkeepAfterMs ?? 1000,
   })
 

@@ -6,8 +6,8 @@ import { failureCode } from './failure.js'
 export type StoreThreadData =
   | { readonly role: 'database'; readonly path: string; readonly backups: BackupPolicy }
   | { readonly role: 'flush'; readonly fd: number }
-  | { readonly role: 'look'; readonly dataRoot: string }
   /** Number 0 of `stop` other than 0: leave the rest for the next start. */
+  | { readonly role: 'look'; readonly dataRoot: string; readonly stop: Int32Array }
   | { readonly role: 'remove'; readonly trash: string; readonly stop: Int32Array }
 
 /** A backup is taken when `commits` durable commits are not in the last one, or the oldest of them is `maxAgeMs` old. */

@@ -29,7 +29,7 @@ export interface UpkeepReport {
 export interface Upkeep {
   /** Begins without waiting any longer; what it found. Rejects when it could not be found out. */
   done(): Promise<UpkeepReport>
-  /** Begins no more, and waits for what is under way; false when the database was found damaged. */
+  /** Begins no more, and ends what is under way; false when the database was found damaged. */
   stop(): Promise<boolean>
 }
 
@@ -41,7 +41,8 @@ interface UpkeepDeps {
   readonly inMotion: LayersInMotion & { readonly images: { has(id: string): boolean } }
   /** Writes the file of an image from its row, when there is one; true when it did. */
   readonly restoreImageFile: (id: string) => Promise<boolean>
-  readonly openThread: () => StoreThread
+  /** The thread ends its look early once number 0 of `stop` is set. */
+  readonly openThread: (stop: Int32Array) => StoreThread
   readonly delayMs: number
   readonly log: Logger
 }
@@ -50,8 +51,9 @@ export function createUpkeep(deps: UpkeepDeps): Upkeep {
   const { log } = deps
   let running: Promise<UpkeepReport> | undefined
   let isSound = true
+  const stop = new Int32Array(new SharedArrayBuffer(4))
   const run = async (): Promise<UpkeepReport> => {
-    const thread = deps.openThread()
+    const thread = deps.openThread(stop)
     let findings: Findings
     try {
       findings = (await thread.call('look', undefined)) as Findings
@@ -80,6 +82,7 @@ export function createUpkeep(deps: UpkeepDeps): Upkeep {
     done,
     async stop() {
       clearTimeout(timer)
+      Atomics.store(stop, 0, 1)
       await running?.catch(() => undefined)
       return isSound
     },

@@ -12,9 +12,14 @@ export function formatTable(header: readonly string[], rows: readonly (readonly 
     return widest + 5
   })
   const rule = widths.map((width) => '-'.repeat(width)).join('  ')
-  const line = (cells: readonly string[]): string =>
-    widths.map((width, i) => ` ${cells[i] ?? ''}`.padEnd(width)).join('  ')
-  return [rule, line(header), rule].concat(rows.map(line), rule).join('\n')
+  const line = (cells: readonly string[]): string => {
+    let text = ''
+    for (let i = 0; i < widths.length; i++) {
+      text += `${i === 0 ? ' ' : '   '}${cells[i] ?? ''}`.padEnd((widths[i] ?? 0) + (i === 0 ? 0 : 2))
+    }
+    return text
+  }
+  return [rule, line(header), rule, ...rows.map(line), rule].join('\n')
 }
 
 /** What the original prints for an empty store. */
