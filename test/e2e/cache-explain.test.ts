@@ -121,27 +121,25 @@ CMD ["cat", "/out"]
   })
 
   test('why a step that failed was executed, and what was not reached', async () => {
-    const { context, replace, write, path } = newProject()
-    replace('RUN echo', 'RUN false; echo')
-    const never = ['6 miss never-built', '11 skipped not-reached', '12 skipped not-reached']
-    const firstly = await failure(context)
-    expect(firstly.filter((line) => /^(6|11|12) /.test(line))).toEqual(never)
-    // It failed, so there is nothing that it could be compared with.
-    expect((await failure(context)).filter((line) => /^(6|11|12) /.test(line))).toEqual(never)
-    replace('RUN echo', 'RUN echo')
+    const { context, replace, path } = newProject()
+    const failing = () => replace('RUN echo', 'RUN false && echo')
+    failing()
+    // It never succeeded, so there is nothing that it could be compared with.
+    for (let round = 0; round < 2; round++) {
+      const lines = await failure(context)
+      expect(lines).toContain('6 miss never-built')
+      expect(lines).toContain('11 skipped not-reached')
+    }
+    replace('RUN echo', 'RUN test "$VERSION" = 1 && echo')
     await build(context)
-    replace('RUN echo', 'RUN false; echo')
+    failing()
     for (let round = 0; round < 2; round++) {
       expect(await failure(context)).toContain('6 miss instruction-changed')
     }
     replace('RUN echo', 'RUN test "$VERSION" = 1 && echo')
-    await build(context)
     expect(await failure(context, '--build-arg', 'VERSION=2')).toContain('6 miss arg-changed VERSION')
-    write('src/main.c', 'changed\n')
     rmSync(path('config'))
-    const lines = await failure(context)
-    expect(lines).toContain('9 miss files-changed  0')
-    expect(lines).toContain('5 miss files-changed src/main.c 0')
+    expect(await failure(context)).toContain('9 miss files-changed 0')
   })
 
   test('what the target does not need, in its place', async () => {
