@@ -118,6 +118,7 @@ program('ctr-img', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'ctr-img'
 program('isula-builder', '-u NODE_OPTIONS MALLOC_ARENA_MAX=2', 'daemon', 'isula-builder', [
   '--max-semi-space-size=4',
   '--v8-pool-size=1',
+  '--optimize-for-size',
 ])
 if (!isQuick && process.getuid?.() === 0) await trainDaemon()
 
