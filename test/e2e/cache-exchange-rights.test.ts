@@ -72,7 +72,8 @@ test.skipIf(getuid?.() !== 0)('a document gives nobody a layer of the cache of a
   const build = async (): Promise<readonly string[]> => {
     const from = ['--explain=json', '--target', 'one', '--cache-from', `type=local,src=${place}`]
     const output = await rights.accepted(bob, 'ctr-img', 'build', ...from, rights.context(bob, stages))
-    return JSON.parse(output).steps.map(({ status }: { readonly status: string }) => status)
+    const { steps } = JSON.parse(output) as { readonly steps: readonly { readonly status: string }[] }
+    return steps.map(({ status }) => status).filter((status) => status !== 'skipped')
   }
   // He knows its diff ID, and has not its content.
   expect(await build()).toEqual(['miss', 'miss'])

@@ -107,6 +107,49 @@ describe.skipIf(!isRoot)('a COPY of what was seen a moment ago (needs root)', ()
     expect(copied(seen).contentKey).not.toBe(seen.contentKey)
   })
 
+  test.each([
+    ['one more directory', () => file('pkg3/three')],
+    ['a file', () => file('pkg.txt')],
+    ['one less', () => rmSync(at('pkg2'), { recursive: true })],
+    ['a link in place of one', () => relink('pkg2', 'other')],
+    ['a file in place of one', () => rmSync(at('pkg2'), { recursive: true }) ?? file('pkg2')],
+    [
+      'one in place of the other',
+      () => {
+        renameSync(at('pkg1'), at('kept'))
+        relink('pkg1', 'pkg2')
+        rmSync(at('pkg2'), { recursive: true })
+        renameSync(at('kept'), at('pkg2'))
+      },
+    ],
+  ])('a pattern that matches %s meanwhile', (_, change) => {
+    for (const name of ['pkg1/one', 'pkg2/two', 'other/two']) file(name)
+    const seen = see(['pkg*'])
+    change()
+    const params = paramsOf(['pkg*'])
+    const result = copyJob({ ...params, seen })
+    const plain = paramsOf(['pkg*'])
+    expect(result).toEqual(copyJob(plain))
+    expect(bench.list(params.upper)).toEqual(bench.list(plain.upper))
+    expect(result.contentKey).toBe(digestSourcesJob(paramsOf(['pkg*'])).contentKey)
+  })
+
+  test('a file that goes after its directory was listed, before its turn, is not missed', () => {
+    for (let index = 100; index < 400; index++) file(`many/${index}`)
+    let isGone = false
+    let checks = 0
+    // The scan asks once for each directory, so this is in the midst of the files.
+    const check = (): void => {
+      checks += 1
+      if (checks < 50 || isGone) return
+      isGone = true
+      rmSync(at('many/399'))
+    }
+    const { contentKey } = digestSourcesJob(paramsOf(), { check })
+    expect(isGone).toBe(true)
+    expect(contentKey).toBe(digestSourcesJob(paramsOf()).contentKey)
+  })
+
   test('a directory that is replaced by a link leads nowhere', () => {
     tree()
     const seen = see()
@@ -176,6 +219,11 @@ describe.skipIf(!isRoot)('a COPY of what was seen a moment ago (needs root)', ()
       ...['x/', 'x/a/', 'x/big', 'x/d/', 'x/d/e', 'x/empty', 'x/hollow/', 'x/link'],
     ])
   })
+
+  function relink(name: string, target: string): void {
+    rmSync(at(name), { recursive: true, force: true })
+    symlinkSync(target, at(name))
+  }
 
   function rewrite(path: string, content: string): void {
     const { atime, mtime } = lstatSync(path)

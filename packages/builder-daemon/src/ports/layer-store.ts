@@ -57,8 +57,8 @@ export interface LayerStore {
   abandon(staging: StagingLayer): Promise<void>
   /**
    * A ready layer with this content that may be used over `parentKey`; protected by `lease` when found. Whoever only
-   * `names` the content gets what he may reach anyway: a layer of an image, his own or root's, one that his own cache
-   * gives him. A layer in another user's build cache is as if it were not here. Who `has` the content gets any.
+   * `names` the content gets what he may reach anyway: a layer of an image, his own, one that his own cache gives him;
+   * root any. A layer in another user's build cache is as if it were not here. Who `has` the content gets any.
    */
   findByDiffId(
     diffId: DiffId,

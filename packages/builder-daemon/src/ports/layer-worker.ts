@@ -238,6 +238,8 @@ export interface SeenSources {
   readonly contentKey: string
   readonly records: SharedArrayBuffer
   readonly notes: SharedArrayBuffer
+  /** The directories that the patterns matched, one after the other, each with its path. */
+  readonly matches: readonly string[]
   /** Directories that are copied: number of the input, path, and where their records begin. */
   readonly tops: readonly { readonly input: number; readonly path: string; readonly at: number }[]
 }

@@ -30,8 +30,8 @@ export function createRegistryClient(http: RegistryHttp): RegistryClient {
     }
   }
   const uploads = createOpenUploads()
-  /** Registries that want to know the size of what they get. */
-  const refusing = new RecentMap<true>()
+  /** Registries that want to know the size of what they get, and when they said so. */
+  const refusing = new RecentMap<number>()
   return {
     ping: (endpoint, call) => run(endpoint, call, ping),
     manifest: (endpoint, reference, call) => run(endpoint, call, (target) => readManifest(target, reference)),
@@ -49,9 +49,9 @@ export function createRegistryClient(http: RegistryHttp): RegistryClient {
       run(endpoint, call, (target) => uploadBlob(target, blob, uploads.take(endpoint, blob.digest, call))),
     async streamBlob(endpoint, stream, call) {
       const key = `${endpoint.host} ${endpoint.insecure}`
-      if (refusing.get(key) === true) return false
+      if (performance.now() - (refusing.get(key) ?? Number.NEGATIVE_INFINITY) < refusalMs) return false
       const outcome = await run(endpoint, call, (target) => streamBlob(target, stream))
-      if (outcome === 'refused') refusing.set(key, true)
+      if (outcome === 'refused') refusing.set(key, performance.now())
       return outcome === 'stored'
     },
     putManifest: (endpoint, reference, manifest, call) =>
@@ -60,6 +60,9 @@ export function createRegistryClient(http: RegistryHttp): RegistryClient {
     referrers: (endpoint, digest, call) => run(endpoint, call, (target) => listReferrers(target, digest)),
   }
 }
+
+/** What one upload was refused may have had other reasons, so it is tried again, milliseconds. */
+const refusalMs = 10 * 60_000
 
 /** OCI distribution spec, "Determining Support". */
 async function ping(target: Target): Promise<void> {

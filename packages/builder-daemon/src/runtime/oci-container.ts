@@ -49,7 +49,8 @@ async function startContainer(
   let status: ChildStatus
   try {
     if (context.killed()) return { kind: 'killed' }
-    const pid = await (startFiltered ?? startProgram)(runtimeProgram(context, runtimePath))
+    const start = startFiltered ?? startProgram
+    const pid = await startRuntime(start, context, runtimePath)
     const forget = reaper.isRunning(pid) ? context.watch(pid) : () => undefined
     status = await reaper.ended(pid).finally(forget)
   } catch (error) {
@@ -74,10 +75,22 @@ function rest({ architecture, capabilities }: FilterRequest, inherits: StartFilt
 
 const startProgram: StartFiltered = async ({ path, args, env, stdio }) => spawnProgram(path, args, env, stdio)
 
+/** From its copy, or from where it is, when the copy is no longer what it was. */
+async function startRuntime(start: StartFiltered, context: RunContext, runtimePath: string): Promise<number> {
+  const copy = context.programs.pathOf(runtimePath)
+  const program = runtimeProgram(context, runtimePath)
+  try {
+    return await start({ ...program, path: copy })
+  } catch (error) {
+    if (copy === runtimePath || !hasErrno(error, 'EACCES', 'ENOENT')) throw error
+    return await start(program)
+  }
+}
+
 function runtimeProgram(context: RunContext, runtimePath: string): Program {
   const { directory, pipe } = context
   return {
-    path: context.programs.pathOf(runtimePath),
+    path: runtimePath,
     args: [
       ...[runtimePath, ...runtimeFlags(context, runtimePath), 'run', '--detach', '--bundle', directory],
       ...['--pid-file', join(directory, 'pid'), context.request.id],

@@ -1,7 +1,11 @@
+import { execFileSync } from 'node:child_process'
 import {
+  closeSync,
   copyFileSync,
+  fchmodSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -33,6 +37,21 @@ test('runc is started from one copy until another runc is in its place', () => {
   copyFileSync('/bin/false', `${path}.new`)
   renameSync(`${path}.new`, path)
   expect(readFileSync(programs.pathOf(path)).equals(readFileSync('/bin/false'))).toBe(true)
+})
+
+test('a copy that a container took the mode of is replaced', () => {
+  const path = join(directory, 'runc')
+  copyFileSync('/bin/echo', path)
+  const programs = createSealedPrograms(refuse)
+  const copy = programs.pathOf(path)
+  const fd = openSync(copy, 'r')
+  try {
+    fchmodSync(fd, 0)
+  } finally {
+    closeSync(fd)
+  }
+  expect(() => execFileSync(copy, ['here'])).toThrow('EACCES')
+  expect(execFileSync(programs.pathOf(path), ['here']).toString()).toBe('here\n')
 })
 
 test('other runtimes, and a runc that is not there, are started from where they are', () => {

@@ -1,6 +1,6 @@
-import { closeSync, statSync } from 'node:fs'
+import { closeSync, fstatSync, statSync } from 'node:fs'
 import { basename } from 'node:path'
-import { sealedCopy } from '../system/sealed-copy.js'
+import { programMode, sealedCopy } from '../system/sealed-copy.js'
 
 /** Programs to start in place of others. */
 export interface SealedPrograms {
@@ -16,7 +16,8 @@ interface Copy {
 /**
  * runc lets no container reach the file it runs from (CVE-2019-5736): for each it copies itself into memory, unless it
  * has been started from a sealed copy, as here. A runc that is replaced on the disk is copied anew; one that cannot be
- * copied, which `failed` hears of, runs from where it is.
+ * copied, which `failed` hears of, runs from where it is. Seals stop who writes, but not a container whose first program
+ * was /proc/self/exe and which takes the copy's mode away: then there is a new copy.
  */
 export function createSealedPrograms(failed: (path: string, error: unknown) => void): SealedPrograms {
   const copies = new Map<string, Copy>()
@@ -26,10 +27,10 @@ export function createSealedPrograms(failed: (path: string, error: unknown) => v
     if (stat === undefined) return undefined
     const stamp = `${stat.dev} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`
     const known = copies.get(path)
-    if (known?.stamp === stamp) return known
+    if (known?.stamp === stamp && isExecutable(known)) return known
     const made = { stamp, fd: tryCopy(path) }
     copies.set(path, made)
-    // What still runs from it keeps it.
+    // What runs from it keeps it; who is only about to is started from the disk.
     if (known?.fd !== undefined) closeSync(known.fd)
     return made
   }
@@ -51,4 +52,10 @@ export function createSealedPrograms(failed: (path: string, error: unknown) => v
       return fd === undefined ? path : `/proc/${process.pid}/fd/${fd}`
     },
   }
+}
+
+function isExecutable({ fd }: Copy): boolean {
+  if (fd === undefined) return true
+  const { mode, uid, gid } = fstatSync(fd)
+  return (mode & 0o7777) === programMode && uid === 0 && gid === 0
 }

@@ -1,5 +1,6 @@
-import { closeSync, createReadStream, createWriteStream } from 'node:fs'
+import { closeSync, createReadStream, createWriteStream, fsync } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
+import { promisify } from 'node:util'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { Descriptor } from '@isula-build/shared/oci/descriptor.js'
 import { type Digest, digestHex, digestOf } from '@isula-build/shared/oci/digest.js'
@@ -196,6 +197,8 @@ function isOwn(entry: unknown): boolean {
   return annotations?.[refName] === ownName
 }
 
+const flush = promisify(fsync)
+
 async function addBlob(
   path: string,
   digest: Digest,
@@ -209,6 +212,8 @@ async function addBlob(
   let isDone = false
   try {
     await write(file.fd)
+    // What index.json names is there, also after the power went.
+    await flush(file.fd)
     isDone = true
   } finally {
     closeSync(file.fd)

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, fchmodSync, openSync, readSync, writeSync } from 'node:fs'
 import { checked, lastErrno, libc } from './libc.js'
 import { errnoName, SystemError } from './system-error.js'
 
@@ -15,9 +15,12 @@ const F_ADD_SEALS = 1033
 const allSeals = 1 | 2 | 4 | 8
 const chunkSize = 1 << 20
 
+/** The mode of a copy. */
+export const programMode = 0o755
+
 /**
- * Descriptor of a copy of a program in memory that nobody can change any more, root included (memfd_create(2), "File
- * sealing"). undefined where the kernel has, or allows, no such files.
+ * Descriptor of a copy of a program in memory whose content nobody can change any more, root included
+ * (memfd_create(2), "File sealing"). undefined where the kernel has, or allows, no such files.
  */
 export function sealedCopy(path: string, name: string): number | undefined {
   const copy = memoryFile(name)
@@ -29,6 +32,7 @@ export function sealedCopy(path: string, name: string): number | undefined {
     } finally {
       closeSync(source)
     }
+    fchmodSync(copy, programMode)
     checked(call.fcntl(copy, F_ADD_SEALS, allSeals), 'fcntl', path)
     return copy
   } catch (error) {

@@ -16,6 +16,8 @@ export interface StepOwner {
 export interface StepSlots {
   /** Resolves when the step may run; an abort rejects with ISB_CANCELLED. */
   acquire(owner: StepOwner, signal: AbortSignal): Promise<Slot>
+  /** undefined when the step would have to wait. */
+  tryAcquire(owner: Pick<StepOwner, 'uid'>): Slot | undefined
 }
 
 interface Waiter {
@@ -44,6 +46,10 @@ export function createStepSlots(limit: number): StepSlots {
       admit()
     }
     return { release, [Symbol.dispose]: release }
+  }
+
+  function tryAcquire({ uid }: Pick<StepOwner, 'uid'>): Slot | undefined {
+    return held < limit || !heldBy.has(uid) ? take(uid) : undefined
   }
 
   function nextUser(): number | undefined {
@@ -75,26 +81,30 @@ export function createStepSlots(limit: number): StepSlots {
     else waiting.delete(uid)
   }
 
+  function turn({ uid, order }: StepOwner, signal: AbortSignal): Promise<Slot> {
+    return new Promise<Slot>((resolve, reject) => {
+      const waiter: Waiter = {
+        order,
+        start() {
+          signal.removeEventListener('abort', onAbort)
+          resolve(take(uid))
+        },
+      }
+      const onAbort = (): void => {
+        leave(uid, waiter)
+        reject(cancelled())
+      }
+      signal.addEventListener('abort', onAbort, { once: true })
+      enqueue(uid, waiter)
+    })
+  }
+
   return {
     async acquire({ uid, order }, signal) {
       if (signal.aborted) throw cancelled()
-      if (held < limit || !heldBy.has(uid)) return take(uid)
-      return await new Promise<Slot>((resolve, reject) => {
-        const waiter: Waiter = {
-          order,
-          start() {
-            signal.removeEventListener('abort', onAbort)
-            resolve(take(uid))
-          },
-        }
-        const onAbort = (): void => {
-          leave(uid, waiter)
-          reject(cancelled())
-        }
-        signal.addEventListener('abort', onAbort, { once: true })
-        enqueue(uid, waiter)
-      })
+      return tryAcquire({ uid }) ?? (await turn({ uid, order }, signal))
     },
+    tryAcquire,
   }
 }
 

@@ -104,10 +104,11 @@ async function findOrMake(
       ...{
         upper: staging.upper,
         reuse: reuse === undefined ? undefined : ports.layers.directory(reuse),
-        seen,
       },
     }
-    const copied = await copyInTurn(environment, params, signal)
+    const known = seen
+    seen = undefined
+    const copied = await copyInTurn(environment, { params, seen: known }, signal)
     const isDamaged = copied.reuseDamaged === true
     if (reuse !== undefined && isDamaged) await ports.layers.reportDamage(reuse)
     const id = await publishLayer(environment, staging, copied, isDamaged ? undefined : reuse)
@@ -147,15 +148,34 @@ function ownLayers(own: OwnLayer | null): readonly LayerId[] {
   return own === null ? [] : [own.id]
 }
 
-/** A user's helper may let him wait for ever: who reads through it takes no turn from others. */
+interface CopyTurn {
+  readonly params: CopyParams
+  readonly seen: SeenSources | undefined
+}
+
+/**
+ * A user's helper may let him wait for ever: who reads through it takes no turn from others. Who waits keeps nothing of
+ * what was seen, which is megabytes, and older the longer he waits.
+ */
 async function copyInTurn(
   environment: BuildEnvironment,
-  params: CopyParams,
+  { params, seen }: CopyTurn,
   signal: AbortSignal,
 ): Promise<CopyResult> {
   const { ports, executions } = environment
   const usesHelper = params.inputs.some((input) => input.kind === 'tree' && input.root.access === 'helper')
   if (usesHelper) return await ports.workers.run('copy', params, signal)
+  using now = executions.slots.tryAcquire(environment)
+  if (now !== undefined) return await ports.workers.run('copy', { ...params, seen }, signal)
+  return await copyLater(environment, params, signal)
+}
+
+async function copyLater(
+  environment: BuildEnvironment,
+  params: CopyParams,
+  signal: AbortSignal,
+): Promise<CopyResult> {
+  const { ports, executions } = environment
   using _slot = await executions.slots.acquire(environment, signal)
   return await ports.workers.run('copy', params, signal)
 }

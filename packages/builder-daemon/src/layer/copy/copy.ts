@@ -1,6 +1,5 @@
 import { closeSync, fstatSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { bytesOfText } from '@isula-build/shared/oci/byte-path.js'
 import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
 import { openMerged } from '../../system/detached-overlay.js'
@@ -27,7 +26,7 @@ import { ownerOf } from './owner.js'
 import { createPlacement } from './placement.js'
 import { openReuse, type Reuse } from './reuse.js'
 import { DamagedReuseError } from './reuse-errors.js'
-import { openSeen, type Seen, StaleSourcesError } from './seen-sources.js'
+import { expectMatches, isStale, openSeen, type Seen } from './seen-sources.js'
 import type { SourceFile } from './source-reader.js'
 import { type MatchedSource, openSources, type Sources } from './sources.js'
 import type { WrittenLayer } from './sources-log.js'
@@ -58,11 +57,6 @@ export function copyJob(params: CopyParams, control: JobControl = uncontrolled):
       empty(params.upper)
     }
   }
-}
-
-/** The sources changed after they were seen, which is nobody's fault. */
-function isStale(error: unknown): boolean {
-  return error instanceof StaleSourcesError || isBuilderError(error, 'ISB_CONTEXT_CHANGED')
 }
 
 function empty(directory: string): void {
@@ -158,10 +152,18 @@ function execute(execution: Execution): CopyResult & WrittenLayer {
     }
   }
 
+  const expected = params.seen === undefined ? undefined : expectMatches(params.seen)
   for (const [index, input] of params.inputs.entries()) {
-    if (input.kind !== 'tree') placeNamed(input, namedRecord(input, index))
-    else for (const source of sources.matches(input, index, seen)) placeMatch(source)
+    if (input.kind !== 'tree') {
+      placeNamed(input, namedRecord(input, index))
+      continue
+    }
+    for (const source of sources.matches(input, index, seen)) {
+      expected?.match(source)
+      placeMatch(source)
+    }
   }
+  expected?.end()
   const fixedTime = params.fixedTime === undefined ? undefined : BigInt(params.fixedTime) * second
   const written = writeUpper(destination, {
     ...{ upper: params.upper, fixedTime, control, reuse },

@@ -3,8 +3,8 @@ import { type JobControl, uncontrolled } from '../job-control.js'
 import { contentDigestOf } from '../pipe/content-digest.js'
 import { createContentKey, namedRecord, recordOf } from './content-log.js'
 import { changed, openLocalFile } from './direct-reader.js'
-import { createSeenRecorder, type SeenRecorder, StaleSourcesError } from './seen-sources.js'
-import { openSourceMemory } from './source-memory.js'
+import { createSeenRecorder, isStale, matchName, type SeenRecorder } from './seen-sources.js'
+import { openSourceMemory, settling } from './source-memory.js'
 import { joinPath, type SourceEntry, type SourceFile } from './source-reader.js'
 import { type SourceItem, walkSource } from './source-walk.js'
 import { type MatchedSource, openSources } from './sources.js'
@@ -28,10 +28,12 @@ const nothing: Looked = { size: 0, digest: undefined, isSame: true }
  * that did not change since it was read last, this is one walk without a file being opened.
  */
 export function digestSourcesJob(params: CopyParams, control: JobControl = uncontrolled): DigestedSources {
+  const recorder = canBeSeen(params) ? createSeenRecorder() : undefined
   try {
-    return digestOnce(params, control, canBeSeen(params) ? createSeenRecorder() : undefined)
+    return digestOnce(params, control, recorder)
   } catch (error) {
-    if (!(error instanceof StaleSourcesError)) throw error
+    // All was listed at once, perhaps long before it was opened; without, a file has a moment to go in, not minutes.
+    if (recorder === undefined || !isStale(error)) throw error
     return digestOnce(params, control, undefined)
   }
 }
@@ -50,6 +52,7 @@ function digestOnce(
   const seen = memory === undefined ? undefined : recorder?.finish()
   /** Everything that is copied was seen, and what it holds is noted. */
   let isAllSeen = seen !== undefined
+  const matches: string[] = []
   const key = createContentKey()
 
   function digestFile(file: SourceFile, path: string): Digested {
@@ -62,6 +65,7 @@ function digestOnce(
 
   function addMatch(source: MatchedSource): void {
     const part = key.part()
+    matches.push(matchName(source))
     const inodes = new Map<string, Looked & { readonly path: string }>()
 
     function add(item: SourceItem): void {
@@ -88,7 +92,7 @@ function digestOnce(
       const entry = isBare ? withAttributes(item, first) : item.entry
       const content = first ?? (entry.type === 'file' ? contentOf(item.path, entry) : nothing)
       if (content.isSame) memory?.learn(path, entry, { digest: content.digest, xattrs: entry.xattrs })
-      if (content.isSame) seen?.note(entry, content.digest)
+      if (content.isSame && !mayChangeUnseen(entry)) seen?.note(entry, content.digest)
       else isAllSeen = false
       return { entry, content }
     }
@@ -144,7 +148,7 @@ function digestOnce(
   const contentKey = key.key()
   memory?.save(contentKey, 'proven')
   return seen !== undefined && isAllSeen
-    ? { contentKey, seen: { ...seen.memory, contentKey } }
+    ? { contentKey, seen: { ...seen.memory, matches, contentKey } }
     : { contentKey }
 }
 
@@ -157,6 +161,12 @@ function remembers({ inputs }: CopyParams): boolean {
   return inputs.some(
     (input) => input.kind === 'tree' && input.root.access !== 'layers' && input.root.statTables !== undefined,
   )
+}
+
+/** Attributes and links are known by their file's times alone, which stand still for some milliseconds. */
+function mayChangeUnseen({ type, xattrs, ctimeNs }: SourceEntry): boolean {
+  if (type !== 'symlink' && xattrs.length === 0) return false
+  return ctimeNs > BigInt(Date.now()) * 1_000_000n - settling
 }
 
 function digestText(content: string): Digested {

@@ -16,6 +16,7 @@ import {
   type Pending,
   pathOf,
 } from './destination.js'
+import { StaleSourcesError } from './seen-sources.js'
 import { joinPath, type SourceEntry, type SourceReader } from './source-reader.js'
 import { type SourceItem, type SourceVisitor, walkSource } from './source-walk.js'
 import type { MatchedSource } from './sources.js'
@@ -139,8 +140,16 @@ export function createPlacement(destination: Destination, rules: PlacementRules)
       return { mode, uid, gid, mtimeNs: entry.mtimeNs, xattrs: entry.xattrs }
     }
 
+    /** Under the content key of what was seen stands nothing else. */
+    function checkSeen({ entry, path }: SourceItem): void {
+      if (params.seen === undefined) return
+      const isKnown = entry.type !== 'file' || entry.digest !== undefined
+      if (entry.seen === undefined || !isKnown) throw new StaleSourcesError(path)
+    }
+
     function directory(parent: DirectoryNode, item: SourceItem, implied: boolean): DirectoryNode {
       const { entry } = item
+      checkSeen(item)
       const line: Line = { part, record: recordOf(source, item), inode: undefined, single }
       const existing = destination.child(parent, entry.name)
       if (existing === undefined)
@@ -159,6 +168,7 @@ export function createPlacement(destination: Destination, rules: PlacementRules)
 
     function file(parent: DirectoryNode, item: SourceItem): void {
       const { entry } = item
+      checkSeen(item)
       const first = entry.inode === undefined ? undefined : inodes.get(entry.inode)
       const inode = first?.inode ?? inodeOf(item, metadataOf(entry), source.view.reader)
       const described = recordOf(source, item, first?.path)

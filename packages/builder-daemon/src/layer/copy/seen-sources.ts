@@ -1,3 +1,4 @@
+import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { SeenSources } from '../../ports/layer-worker.js'
 import type { FileStat } from '../../system/file-stat.js'
 import { entriesOf, indexTree, type ScannedDirectory } from '../../system/tree-records.js'
@@ -6,7 +7,7 @@ import { joinPath, type SourceEntry, type SourceReader, type TreeRecorder } from
 
 /** What scans of all sources of one COPY saw, for the walks that follow: nothing of it is looked at twice. */
 export interface Seen {
-  readonly memory: Omit<SeenSources, 'contentKey'>
+  readonly memory: Omit<SeenSources, 'contentKey' | 'matches'>
   /** undefined for a directory that no scan looked into. */
   list(input: number, path: string): readonly SeenEntry[] | undefined
   /** Says what is known of a listed entry, true as long as stat says of it what it said to the scan. */
@@ -25,6 +26,30 @@ interface SeenEntry {
 /** The sources are no longer what the scan saw. */
 export class StaleSourcesError extends Error {
   override readonly name = 'StaleSourcesError'
+}
+
+/** The sources changed after they were seen, which is nobody's fault. */
+export function isStale(error: unknown): boolean {
+  return error instanceof StaleSourcesError || isBuilderError(error, 'ISB_CONTEXT_CHANGED')
+}
+
+/** Names a match among those of the instruction: see `SeenSources.matches`. */
+export function matchName({ key, path }: { readonly key: string; readonly path: string }): string {
+  return `${key}\0${path}`
+}
+
+/** What may be copied under the content key of what was seen: the same matches, each time it is called the next. */
+export function expectMatches({ matches }: Pick<SeenSources, 'matches'>) {
+  let next = 0
+  const expect = (name: string | undefined): void => {
+    if (matches[next] !== name) throw new StaleSourcesError(name)
+    next += 1
+  }
+  return {
+    match: (source: { readonly key: string; readonly path: string; readonly entry: SourceEntry }) =>
+      expect(source.entry.type === 'directory' ? matchName(source) : undefined),
+    end: () => expect(undefined),
+  }
 }
 
 /** Bytes that are kept of what was seen: about 90,000 files. Of more nothing is. */

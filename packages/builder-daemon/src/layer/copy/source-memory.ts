@@ -31,7 +31,7 @@ export interface SourceMemory extends Disposable {
 }
 
 /** A change this soon after another one may leave the same time stamp: 2 s on the coarsest of file systems. */
-const settling = 2_000_000_000n
+export const settling = 2_000_000_000n
 /** How far the clock may have been set while a job ran, milliseconds. */
 const clockStep = 500
 

@@ -165,18 +165,18 @@ function writeOnce(slots: Slots, perform: Perform): boolean {
   const next = Atomics.load(words, WRITTEN)
   if (next >= Atomics.load(words, FILLED)) return false
   if (Atomics.compareExchange(words, WRITING, 0, 1) !== 0) return false
-  try {
-    const number = Atomics.load(words, WRITTEN)
-    if (number >= Atomics.load(words, FILLED)) return false
+  const number = Atomics.load(words, WRITTEN)
+  const isFilled = number < Atomics.load(words, FILLED)
+  if (isFilled) {
     const slot = slots.slot(number)
+    // What fails half-way stays as it is: nobody else may begin with it again.
     perform(slots, slot)
     Atomics.compareExchange(words, slot.head + DIGESTS, LATER, WANTED)
     Atomics.store(words, WRITTEN, number + 1)
-  } finally {
-    Atomics.store(words, WRITING, 0)
   }
-  signal(slots)
-  return true
+  Atomics.store(words, WRITING, 0)
+  if (isFilled) signal(slots)
+  return isFilled
 }
 
 function digestOnce(slots: Slots): boolean {

@@ -17,7 +17,7 @@ import {
 } from './upload-session.js'
 
 /** What a registry may say to an upload whose length it does not know, where it takes others. */
-const refusals = [400, 404, 405, 409, 410, 411, 413, 415, 416, 501, ...transientStatuses]
+const refusals = [400, 403, 404, 405, 409, 410, 411, 413, 415, 416, 501, ...transientStatuses]
 const binary = { 'content-type': 'application/octet-stream' }
 
 export type StreamOutcome = 'stored' | 'failed' | 'refused'

@@ -75,7 +75,7 @@ export function layersByDiffId(statements: Statements, wanted: WantedLayer): Lay
     `WITH asking AS (SELECT uid FROM leases WHERE id = ?)
      SELECT ${layerColumns} FROM layers
      WHERE diff_id = ? AND state = 'ready' AND (parent_key IS NULL OR parent_key = ?)
-       AND (? OR owner = 0 OR owner = (SELECT uid FROM asking) OR (SELECT uid FROM asking) = 0
+       AND (? OR owner = (SELECT uid FROM asking) OR (SELECT uid FROM asking) = 0
          OR EXISTS (SELECT 1 FROM image_layers WHERE layer_id = layers.id)
          OR EXISTS (SELECT 1 FROM cache_records WHERE layer_id = layers.id AND uid = (SELECT uid FROM asking)))
      ORDER BY suspect, published_at, id`,
