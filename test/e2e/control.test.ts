@@ -181,6 +181,16 @@ describe('a build', () => {
     expect(config.created).toBe('2020-05-23T10:55:33Z')
   })
 
+  test('with a fixed time leaves that time to no build after it', async () => {
+    const content = 'FROM base:1\nENV DATED=1\n'
+    const fixed = await built({ content, time: 86_400, tag: 'dated:1' })
+    expect((await list('dated:1'))[0]?.created).toBe('1970-01-02 00:00:00')
+    const later = await built({ content, tag: 'dated:2' })
+    expect(later.id).not.toBe(fixed.id)
+    expect((await list('dated:2'))[0]?.created).not.toMatch(/^1970/)
+    expect((await built({ content })).id).toBe(later.id)
+  })
+
   test('with a fixed time is refused while the same is under way', async () => {
     const content = 'FROM base:1\nRUN sleep 2\n'
     const id = newId()

@@ -18,6 +18,7 @@ import { join } from 'node:path'
 import { getuid } from 'node:process'
 import Database from 'better-sqlite3'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { ImageRecord } from '../../packages/builder-daemon/src/ports/image-store.js'
 import type { LayerRecord } from '../../packages/builder-daemon/src/ports/layer-store.js'
 import { leaveCleanMark } from '../../packages/builder-daemon/src/storage/clean-mark.js'
 import { layoutOf } from '../../packages/builder-daemon/src/storage/layout.js'
@@ -280,6 +281,116 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
     expect(log.events.map(({ event }) => event)).toContain('store.database-damaged')
     await second.close()
     expect((await open()).recovery.databaseLost).toBe(true)
+  })
+
+  describe('damaged where its mark does not show it', () => {
+    /** The root pages of tables, or all pages from one on, as a failing disk would. */
+    async function spoil(tables: readonly string[] | number): Promise<void> {
+      const path = at('db/store.sqlite')
+      const bytes = await readFile(path)
+      if (typeof tables === 'number') bytes.fill(0xa5, 4096 * tables)
+      else for (const page of rootPages(path, tables)) bytes.fill(0xa5, 4096 * (page - 1), 4096 * page)
+      await writeFile(path, bytes)
+      leaveCleanMark(layoutOf(roots.dataRoot))
+    }
+
+    function rootPages(path: string, tables: readonly string[]): number[] {
+      const db = new Database(path)
+      const root = db.prepare<[string], number>('SELECT rootpage FROM sqlite_schema WHERE name = ?').pluck()
+      const pages = tables.map((table) => root.get(table) ?? Number.NaN)
+      db.close()
+      return pages
+    }
+
+    async function healed(image: ImageRecord): Promise<void> {
+      const store = await open()
+      expect(store.recovery).toMatchObject({ databaseLost: true, rebuiltImages: 1 })
+      expect(await store.images.get('x:1')).toEqual(image)
+      expect(await store.check()).toEqual([])
+      await store.close()
+      expect((await open()).recovery.databaseLost).toBe(false)
+    }
+
+    test.each([
+      ['names', ['names']],
+      ['images', ['images']],
+      ['the cache', ['cache_records']],
+      ['images and their layers', ['images', 'image_layers']],
+    ])('it is healed by the start after the look, when %s are gone', async (_what, tables) => {
+      const first = await open()
+      const image = await putImage(first, ['a'], ['x:1'])
+      await first.close()
+      await spoil(tables)
+      const log = collectingLogger()
+      const second = await open({ log, upkeepAfterMs: 1e6 })
+      expect(second.recovery.databaseLost).toBe(false)
+      await expect(second.upkeep()).rejects.toThrow('the image database is damaged')
+      expect(log.events.map(({ event }) => event)).toContain('store.database-damaged')
+      await second.close()
+      await healed(image)
+    })
+
+    test('it is healed by the start that meets it', async () => {
+      const first = await open()
+      const image = await putImage(first, ['a'], ['x:1'])
+      await first.close()
+      await spoil(3)
+      await healed(image)
+    })
+
+    test('it is healed when leases, which every start changes, are gone', async () => {
+      const first = await open()
+      const image = await putImage(first, ['a'], ['x:1'])
+      await first.close()
+      await spoil(['leases'])
+      await healed(image)
+    })
+
+    test.each<[string, (store: Store) => Promise<unknown>]>([
+      ['a look-up', (store) => store.images.get('x:1')],
+      ['a list', (store) => store.images.list()],
+      ['a write', (store) => store.images.untag('x:1')],
+      ['a backup', (store) => store.backup()],
+    ])('it is healed by the start after %s that met it', async (_what, meet) => {
+      const first = await open()
+      const image = await putImage(first, ['a'], ['x:1'])
+      await first.close()
+      await spoil(['names', 'names_by_image'])
+      const log = collectingLogger()
+      const second = await open({ log, upkeepAfterMs: 1e6 })
+      await expect(meet(second)).rejects.toThrow('malformed')
+      expect(log.events.filter(({ event }) => event === 'store.database-damaged')).toHaveLength(1)
+      await second.close()
+      await healed(image)
+    })
+
+    test('it is checked by the next start when the look could not be taken', async () => {
+      const first = await open()
+      await first.close()
+      const second = await open({ upkeepAfterMs: 1e6 })
+      await rename(at('l'), at('l-moved'))
+      await expect(second.upkeep()).rejects.toThrow('ENOENT')
+      await rename(at('l-moved'), at('l'))
+      await second.close()
+      expect(await readdir(at('db'))).not.toContain('clean')
+    })
+
+    test('a look that a stop ended says nothing about it', async () => {
+      const first = await open()
+      const image = await putImage(first, ['a'], ['x:1'])
+      await first.close()
+      await spoil(['names'])
+      const second = await open({ upkeepAfterMs: 1e6 })
+      const looking = second.upkeep()
+      const closing = second.close()
+      await expect(looking).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
+      await closing
+      expect(await readdir(at('db'))).toContain('clean')
+      const third = await open({ upkeepAfterMs: 1e6 })
+      await expect(third.upkeep()).rejects.toThrow('the image database is damaged')
+      await third.close()
+      await healed(image)
+    })
   })
 
   test('verifies an unflushed layer once before its first use, not before', async () => {

@@ -27,6 +27,8 @@ export async function inspectStore(dataRoot: string): Promise<readonly Violation
       write: refuse,
       walk: refuse,
       version: refuse,
+      isSound: refuse,
+      condemn: refuse,
       backup: refuse,
       close: refuse,
     }

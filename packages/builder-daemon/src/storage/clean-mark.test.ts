@@ -11,16 +11,20 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { leaveCleanMark, takeCleanMark } from './clean-mark.js'
 import { type Layout, layoutOf } from './layout.js'
 
 let layout: Layout
+/** Times are set in milliseconds, and kept in nanoseconds. */
+const wholeSecond = 1_700_000_000
 
 beforeEach(() => {
   layout = layoutOf(mkdtempSync(join(tmpdir(), 'isula-clean-')))
   mkdirSync(layout.databaseDirectory)
   writeFileSync(layout.database, 'a database')
+  utimesSync(layout.database, wholeSecond, wholeSecond)
 })
 afterEach(() => rmSync(layout.dataRoot, { recursive: true }))
 
@@ -35,13 +39,15 @@ test('one without a mark is not', () => {
   expect(takeCleanMark(layout)).toBe(false)
 })
 
-test.each<[string, () => void]>([
+test.each<[string, () => void | Promise<void>]>([
   [
     'written to, with its time set back',
-    () => {
-      const { atime, mtime } = statSync(layout.database)
+    async () => {
+      // So that the status is changed at another time than before.
+      await setTimeout(20)
       writeFileSync(layout.database, 'a_database')
-      utimesSync(layout.database, atime, mtime)
+      utimesSync(layout.database, wholeSecond, wholeSecond)
+      expect(statSync(layout.database, { bigint: true }).mtimeNs).toBe(BigInt(wholeSecond) * 10n ** 9n)
     },
   ],
   [
@@ -61,9 +67,9 @@ test.each<[string, () => void]>([
       mkdirSync(join(layout.databaseDirectory, 'clean/below'), { recursive: true })
     },
   ],
-])('one that was marked and is %s is not, and the mark goes', (_how, change) => {
+])('one that was marked and is %s is not, and the mark goes', async (_how, change) => {
   leaveCleanMark(layout)
-  change()
+  await change()
   expect(takeCleanMark(layout)).toBe(false)
   expect(readdirSync(layout.databaseDirectory)).not.toContain('clean')
 })

@@ -1,12 +1,12 @@
 import BetterSqlite from 'better-sqlite3'
 import type { Logger } from '../ports/logger.js'
-import { storeFailure } from './failure.js'
+import { storeFailure, tellsDamagedDatabase } from './failure.js'
 import type { Layout } from './layout.js'
 import { configureConnection } from './schema.js'
 import { openThread } from './thread.js'
 import type { BackupPolicy } from './thread-messages.js'
 import type { WriteName, WriteParams, WriteResult } from './writes/table.js'
-import { prepareStatements, type Statements } from './writes/transaction.js'
+import { prepareStatements, type SqlValue, type Statements } from './writes/transaction.js'
 
 export type { Statements } from './writes/transaction.js'
 
@@ -25,6 +25,10 @@ export interface Database {
   version(): number
   /** Problems of the file itself; empty when it is sound. */
   quickCheck(): Promise<readonly string[]>
+  /** False once anything has met damage in the file. */
+  isSound(): boolean
+  /** Damage was found in the file: it is to be checked, and healed, by the next start. */
+  condemn(problems: readonly string[]): void
   /** Writes a backup now; gives its number. */
   backup(): Promise<number>
   close(): Promise<void>
@@ -39,15 +43,46 @@ export const defaultBackups: BackupOptions = {
   keep: 3,
 }
 
+/** The same statements; `onFailure` hears of what they throw. */
+function watched(statements: Statements, onFailure: (error: unknown) => void): Statements {
+  const watch = <R>(work: () => R): R => {
+    try {
+      return work()
+    } catch (error) {
+      onFailure(error)
+      throw error
+    }
+  }
+  return {
+    all: <Row>(sql: string, ...values: SqlValue[]) => watch(() => statements.all<Row>(sql, ...values)),
+    get: <Row>(sql: string, ...values: SqlValue[]) => watch(() => statements.get<Row>(sql, ...values)),
+    run: (sql, ...values) => watch(() => statements.run(sql, ...values)),
+  }
+}
+
 /** Opens a database that recovery has made sound. `entry` is the module that runs a store thread. */
 export async function openDatabase(
   layout: Layout,
   options: { readonly entry: URL; readonly backups: BackupOptions; readonly log: Logger },
 ): Promise<Database> {
+  const { log } = options
+  let isSound = true
+  const condemn = (problems: readonly string[]): void => {
+    if (!isSound) return
+    isSound = false
+    const hint = 'Restart isula-builder: it puts the database aside and finds images again.'
+    log.error('store.database-damaged', { problems: problems.slice(0, 20), hint })
+  }
+  const noteDamage = (error: unknown): void => {
+    if (tellsDamagedDatabase(error)) condemn([String(error)])
+  }
   const thread = openThread(
     options.entry,
     { role: 'database', path: layout.database, backups: { ...options.backups, directory: layout.backups } },
-    (error) => options.log.warn('store.backup-failed', { error: error.message }),
+    (error) => {
+      noteDamage(error)
+      log.warn('store.backup-failed', { error: error.message })
+    },
   )
   const openReader = () => {
     const connection = new BetterSqlite(layout.database, { readonly: true, fileMustExist: true })
@@ -56,8 +91,8 @@ export async function openDatabase(
   }
   const reader = openReader()
   const walker = openReader()
-  const read = prepareStatements(reader)
-  const walkerStatements = prepareStatements(walker)
+  const read = watched(prepareStatements(reader), noteDamage)
+  const walkerStatements = watched(prepareStatements(walker), noteDamage)
   let walks: Promise<unknown> = Promise.resolve()
 
   const walkNow = async <T>(piece: (statements: Statements) => T | undefined): Promise<T> => {
@@ -77,6 +112,7 @@ export async function openDatabase(
     try {
       return await thread.call(name, params)
     } catch (error) {
+      noteDamage(error)
       throw storeFailure(error, 'writing the image database')
     }
   }
@@ -91,7 +127,13 @@ export async function openDatabase(
     },
     // Of a connection that never writes, https://sqlite.org/pragma.html#pragma_data_version.
     version: () => Number(reader.pragma('data_version', { simple: true })),
-    quickCheck: () => call('quickCheck', undefined) as Promise<readonly string[]>,
+    async quickCheck() {
+      const problems = (await call('quickCheck', undefined)) as readonly string[]
+      if (problems.length > 0) condemn(problems)
+      return problems
+    },
+    isSound: () => isSound,
+    condemn,
     backup: () => call('backup', undefined) as Promise<number>,
     async close() {
       await walks

@@ -8,6 +8,11 @@ export function failureCode(error: unknown): string {
   return typeof error.code === 'string' ? error.code : ''
 }
 
+/** What SQLite says of a file whose content is no sound database. */
+export function tellsDamagedDatabase(error: unknown): boolean {
+  return /^SQLITE_(CORRUPT|NOTADB)/.test(failureCode(error))
+}
+
 /**
  * What the store throws for a failed system or database call: ISB_NO_SPACE for a full disk or quota, a
  * plain error saying what was being done for everything else. A BuilderError passes unchanged.

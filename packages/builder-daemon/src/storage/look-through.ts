@@ -1,6 +1,7 @@
 import { lstatSync, readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
 import { join } from 'node:path'
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import BetterSqlite from 'better-sqlite3'
 import type { ThreadRole } from './database-worker.js'
 import { failureCode } from './failure.js'
@@ -57,12 +58,16 @@ const none: Findings = {
   lostFiles: [],
 }
 
-/** Compares all files of the store with all rows; changes nothing. Fails once number 0 of `stop` is set. */
+/**
+ * Compares all files of the store with all rows; changes nothing. Fails with ISB_CANCELLED once number 0 of `stop` is
+ * set.
+ */
 export function lookThrough(layout: Layout, stop: Int32Array): Findings {
   const goOn = (): true => {
-    if (Atomics.load(stop, 0) !== 0) throw new Error('the daemon stops')
+    if (Atomics.load(stop, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'the daemon stops')
     return true
   }
+  goOn()
   // Before the rows, so that a row is never missing only because it is younger than the look.
   const layers = namesIn(layout.layers)
   const links = namesIn(layout.links)
@@ -70,7 +75,8 @@ export function lookThrough(layout: Layout, stop: Int32Array): Findings {
   const db = new BetterSqlite(layout.database, { readonly: true, fileMustExist: true })
   try {
     configureConnection(db)
-    const database = quickCheck(db)
+    goOn()
+    const database = quickCheck(db, goOn)
     if (database.length > 0) return { ...none, database }
     const ids = (sql: string): string[] => db.prepare<[], string>(sql).pluck().all()
     const known = new Set(ids("SELECT id FROM layers WHERE state <> 'deleting'"))

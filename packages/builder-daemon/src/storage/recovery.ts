@@ -2,7 +2,7 @@ import { rmSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from '../ports/logger.js'
 import { discardNow } from './discard.js'
-import { failureCode, storeFailure } from './failure.js'
+import { failureCode, storeFailure, tellsDamagedDatabase } from './failure.js'
 import { isLayerId, type Layout, linkName, namesIn } from './layout.js'
 import { type OpenedDatabase, openDatabaseFile, settleLost } from './open-database-file.js'
 import { rebuild } from './rebuild.js'
@@ -90,7 +90,7 @@ function openAndSettle(layout: Layout, log: Logger): Omit<RecoveryReport, 'ms'> 
  */
 export function recover(layout: Layout, log: Logger, elapsed: () => number): RecoveryReport {
   try {
-    const report = withReserve(layout, () => openAndSettle(layout, log))
+    const report = withReserve(layout, () => checkedIfDamaged(() => openAndSettle(layout, log)))
     settleLost(layout)
     makeReserve(layout.databaseDirectory)
     return { ...report, ms: elapsed() }
@@ -105,6 +105,16 @@ function tellsFull(layout: Layout, code: string): boolean {
   if (!/^SQLITE_(IOERR|CANTOPEN)/.test(code)) return false
   const disk = statfsSync(layout.dataRoot)
   return disk.bavail * disk.bsize < 1024 * 1024
+}
+
+/** Damage that shows so late was in a database that its mark made known as sound. The mark is gone now. */
+function checkedIfDamaged<T>(work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    if (!tellsDamagedDatabase(error)) throw error
+    return work()
+  }
 }
 
 function withReserve<T>(layout: Layout, work: () => T): T {

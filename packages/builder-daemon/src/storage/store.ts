@@ -234,14 +234,14 @@ async function startStore(
   let closing: Promise<void> | undefined
   const close = async () => {
     clearInterval(timer)
-    const isSound = await upkeep.stop()
+    await upkeep.stop()
     await flusher.idle()
     await sweeping
     await blobFiles.idle()
     const ended = await Promise.allSettled([trash.stop(), database.close(), flushThread.close()])
     closeSync(flushed)
     const failed = ended.find((end) => end.status === 'rejected')
-    if (failed === undefined && isSound) markClean(layout, log)
+    if (failed === undefined && !upkeep.hasFailed() && database.isSound()) markClean(layout, log)
     lock.release()
     if (failed !== undefined) throw failed.reason
   }

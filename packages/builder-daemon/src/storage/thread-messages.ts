@@ -35,7 +35,7 @@ export type ThreadReply =
 export interface ThreadFailure {
   readonly message: string
   readonly stack: string
-  /** An ErrorCode of the catalogue, an errno name or an SQLite code; '' when there was none. */
+  /** An ErrorCode of the catalogue, an errno name or an SQLite code, its own or of its cause; '' when there was none. */
   readonly code: string
   readonly hint: string | undefined
 }
@@ -44,7 +44,7 @@ export function encodeFailure(error: unknown): ThreadFailure {
   return {
     message: error instanceof Error ? error.message : String(error),
     stack: error instanceof Error ? (error.stack ?? '') : '',
-    code: failureCode(error),
+    code: failureCode(error) || (error instanceof Error ? failureCode(error.cause) : ''),
     hint: error instanceof BuilderError ? error.details.hint : undefined,
   }
 }

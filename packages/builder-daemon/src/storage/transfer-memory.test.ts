@@ -22,7 +22,7 @@ function open(limits?: TransferMemoryLimits) {
   let now = 1000
   const write = async (name: string, params: unknown) => {
     const known = transferWrites[name as keyof typeof transferWrites] as Write<unknown, unknown>
-    return known.run({ ...read, epoch: 1 }, params)
+    return known.run({ ...read, epoch: 1, flush: silent }, params)
   }
   const database = { read, write } as unknown as Database
   const memory = createTransferMemory({

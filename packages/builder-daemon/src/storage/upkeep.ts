@@ -1,5 +1,6 @@
 import { readlinkSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { LayerId } from '../ports/layer-store.js'
 import type { Logger } from '../ports/logger.js'
 import type { Database } from './database.js'
@@ -29,8 +30,10 @@ export interface UpkeepReport {
 export interface Upkeep {
   /** Begins without waiting any longer; what it found. Rejects when it could not be found out. */
   done(): Promise<UpkeepReport>
-  /** Begins no more, and ends what is under way; false when the database was found damaged. */
-  stop(): Promise<boolean>
+  /** Begins no more, and ends what is under way. */
+  stop(): Promise<void>
+  /** It could not be found out, other than for a stop: nobody knows what is wrong. */
+  hasFailed(): boolean
 }
 
 interface UpkeepDeps {
@@ -50,9 +53,9 @@ interface UpkeepDeps {
 export function createUpkeep(deps: UpkeepDeps): Upkeep {
   const { log } = deps
   let running: Promise<UpkeepReport> | undefined
-  let isSound = true
+  let hasFailed = false
   const stop = new Int32Array(new SharedArrayBuffer(4))
-  const run = async (): Promise<UpkeepReport> => {
+  const look = async (): Promise<UpkeepReport> => {
     const thread = deps.openThread(stop)
     let findings: Findings
     try {
@@ -61,14 +64,20 @@ export function createUpkeep(deps: UpkeepDeps): Upkeep {
       await thread.close()
     }
     if (findings.database.length > 0) {
-      isSound = false
-      const hint = 'Restart isula-builder: it puts the database aside and finds images again.'
-      log.error('store.database-damaged', { problems: findings.database.slice(0, 20), hint })
+      deps.database.condemn(findings.database)
       throw new Error('the image database is damaged')
     }
-    const report = await settleFindings(deps, findings)
+    const report = await settleFindings(deps, findings, stop)
     log.info('store.looked-through', { ...report })
     return report
+  }
+  const run = async (): Promise<UpkeepReport> => {
+    try {
+      return await look()
+    } catch (error) {
+      if (!isBuilderError(error, 'ISB_CANCELLED')) hasFailed = true
+      throw error
+    }
   }
   const done = (): Promise<UpkeepReport> => {
     clearTimeout(timer)
@@ -84,13 +93,13 @@ export function createUpkeep(deps: UpkeepDeps): Upkeep {
       clearTimeout(timer)
       Atomics.store(stop, 0, 1)
       await running?.catch(() => undefined)
-      return isSound
     },
+    hasFailed: () => hasFailed,
   }
 }
 
 /** The look was taken from beside the store: only what holds now, with nothing under way, is acted on. */
-async function settleFindings(deps: UpkeepDeps, findings: Findings): Promise<UpkeepReport> {
+async function settleFindings(deps: UpkeepDeps, findings: Findings, stop: Int32Array): Promise<UpkeepReport> {
   const { database, log, presence } = deps
   const lost = findings.lostLayers.filter((id) => isReady(database, id) && !hasContent(deps.layout, id))
   for (const id of lost) log.warn('layer.damaged', { layer: id })
@@ -98,7 +107,10 @@ async function settleFindings(deps: UpkeepDeps, findings: Findings): Promise<Upk
   const mendedLinks = findings.lostLinks.filter((id) => mendsLink(deps, id)).length
   const swept = strays(deps, findings).filter((path) => deps.trash.discardNow(path)).length
   let mendedFiles = 0
-  for (const id of findings.lostFiles) if (await deps.restoreImageFile(id)) mendedFiles++
+  for (const id of findings.lostFiles) {
+    if (Atomics.load(stop, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'the daemon stops')
+    if (await deps.restoreImageFile(id)) mendedFiles++
+  }
   presence.settled()
   return { damaged: lost.length, swept, mended: mendedLinks + mendedFiles }
 }

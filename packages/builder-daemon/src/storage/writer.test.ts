@@ -116,6 +116,33 @@ test('takes a backup by itself after enough durable commits', async () => {
   writer.close()
 })
 
+test('flushes what heals an image, as the image was durable before', async () => {
+  const db = new Database(path)
+  db.exec(`
+    INSERT INTO images VALUES ('i', 1, 1, 1, 0, x'00');
+    INSERT INTO layers (id, diff_id, tar_size, keeps_headers, state, synced, epoch, published_at)
+    VALUES ('used', 'u', 1, 0, 'damaged', 1, 0, 1), ('unused', 'n', 1, 0, 'damaged', 1, 0, 1);
+    INSERT INTO image_layers VALUES ('i', 0, 'used')`)
+  db.close()
+  const writer = createWriter(path, { ...policy(), commits: 1 }, failWith(new Error('no report expected')))
+  const publish = (diffId: string): [string, unknown] => [
+    'publishLayer',
+    {
+      ...{ id: `new-${diffId}`, op: diffId, leaseId: 'a', diffId, tarSize: 1, keepsHeaders: false, now: 1 },
+      ...{ parentKey: null, contentId: null, sharesWith: null, family: null, synced: true },
+    },
+  ]
+  const op = (id: string): [string, unknown] => ['addOp', { id, leaseId: 'a' }]
+  expect(serve(writer, lease('a'), op('u'), op('n'), publish('n'))[3]).toMatchObject({ result: ['unused'] })
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(listBackups(join(directory, 'backup'))).toEqual([])
+  // A backup is taken of durable commits only.
+  expect(serve(writer, lease('b'), publish('u'))).toMatchObject([{ ok: true }, { result: ['used'] }])
+  await expect.poll(() => listBackups(join(directory, 'backup'))).toEqual([1])
+  expect(names()).toEqual(['a', 'b'])
+  writer.close()
+})
+
 test('reports a backup that fails and goes on', async () => {
   const reports: unknown[] = []
   const gone = { ...policy(), directory: join(directory, 'nowhere'), commits: 1, minGapMs: 1e6 }

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import { createBackups } from './backup.js'
 import type { ThreadRole } from './database-worker.js'
-import { failureCode, storeFailure } from './failure.js'
+import { failureCode, storeFailure, tellsDamagedDatabase } from './failure.js'
 import { spendReserve } from './reserve.js'
 import { configureWriter } from './schema.js'
 import {
@@ -70,7 +70,13 @@ export function createWriter(
   const statements = prepareStatements(db)
   const epoch = statements.get<{ value: number }>("SELECT value FROM meta WHERE key = 'epoch'")?.value
   if (epoch === undefined) throw new Error(`${path}: no epoch`)
-  const tx: Transaction = { ...statements, epoch }
+  let wantsFlush = false
+  const tx: Transaction = {
+    ...{ ...statements, epoch },
+    flush() {
+      wantsFlush = true
+    },
+  }
   const backups = createBackups(db, policy, report)
   let flushing = true
   let broken: Error | undefined
@@ -100,10 +106,17 @@ export function createWriter(
   const runBatch = (requests: readonly ThreadRequest[], flush: boolean): Outcome[] => {
     if (broken !== undefined) throw broken
     setFlushing(flush)
+    wantsFlush = false
     db.exec('BEGIN IMMEDIATE')
     try {
       const outcomes = requests.map(runOne)
+      if (wantsFlush && !flush) {
+        // How a commit is flushed cannot be changed on the way to it.
+        db.exec('ROLLBACK')
+        return runBatch(requests, true)
+      }
       db.exec('COMMIT')
+      if (flush) backups.committed()
       return outcomes
     } catch (error) {
       if (db.inTransaction) db.exec('ROLLBACK')
@@ -162,7 +175,6 @@ export function createWriter(
     changes.forEach((request, index) => {
       reply({ id: request.id, ...(outcomes[index] as Outcome) })
     })
-    if (flush) backups.committed()
     for (const request of special) {
       try {
         reply({
@@ -185,12 +197,28 @@ export function createWriter(
   return { serve, close }
 }
 
-/** Problems SQLite finds, empty when it is sound. */
-export function quickCheck(db: Database.Database): readonly string[] {
-  const rows = db.pragma('quick_check') as { quick_check: string }[]
-  const foreign = db.pragma('foreign_key_check') as { table: string; parent: string }[]
-  return [
-    ...rows.map((row) => row.quick_check).filter((text) => text !== 'ok'),
-    ...foreign.map((row) => `${row.table} points to a missing row of ${row.parent}`),
-  ]
+/**
+ * Problems SQLite finds, empty when it is sound. What makes the check itself impossible is one of them. `goOn` is called
+ * between its parts; what it throws ends it.
+ */
+export function quickCheck(db: Database.Database, goOn: () => void = () => undefined): readonly string[] {
+  try {
+    const rows = db.pragma('quick_check') as { quick_check: string }[]
+    const problems = rows.map((row) => row.quick_check).filter((text) => text !== 'ok')
+    // On damaged pages the other check fails, and with it what this one found would be lost.
+    return problems.length > 0 ? problems : danglingRows(db, goOn)
+  } catch (error) {
+    if (!tellsDamagedDatabase(error)) throw error
+    return [asError(error).message]
+  }
+}
+
+function danglingRows(db: Database.Database, goOn: () => void): readonly string[] {
+  const tables = db.prepare<[], string>("SELECT name FROM sqlite_schema WHERE type = 'table'").pluck().all()
+  const lost = db.prepare<[string], string>('SELECT parent FROM pragma_foreign_key_check(?)').pluck()
+  return tables.flatMap((table) => {
+    goOn()
+    const parents = lost.all(table)
+    return parents.map((parent) => `${table} points to a missing row of ${parent}`)
+  })
 }

@@ -11,13 +11,13 @@ import { createLayerStates } from '../solve/states.js'
 export type SessionEnvironment = Omit<BuildEnvironment, 'noCacheStages' | 'states' | 'facts' | 'explainer'>
 
 export interface PlanEnvironment extends BuildEnvironment {
-  /** ID of the last image of the project, which may be gone. */
+  /** ID of the last image of the project unless that has a fixed time; it may be gone. */
   readonly lastImage: string | undefined
   /**
-   * Keeps what the steps were for the next build of the project, and the image unless none was made; waits for what
-   * looks into layers.
+   * Keeps what the steps were for the next build of the project, and the image, that of before when none was made and
+   * none when it has a fixed time; waits for what looks into layers.
    */
-  remember(image: string | undefined): Promise<void>
+  remember(made: string | undefined): Promise<void>
 }
 
 /** Adds what belongs to one plan. */
@@ -45,7 +45,9 @@ export async function completeEnvironment(
       log,
       hash: (id, identify) => hashLayer(session, id, identify),
     }),
-    remember: async (image = before.image) => {
+    remember: async (made = before.image) => {
+      // Its fixed time is not to be the time of a build without one.
+      const image = session.fixedTime === undefined ? made : undefined
       const memory = encodeMemory({ steps: explainer.memory(), image })
       try {
         await Promise.all([cache.remember(uid, key, memory), explainer.settled()])

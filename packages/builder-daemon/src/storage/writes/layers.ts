@@ -108,7 +108,10 @@ export function requireReady(tx: Transaction, id: string): LayerRow {
   return row
 }
 
-/** Gives the place of damaged layers with the same content to an intact one. */
+/**
+ * Gives the place of damaged layers with the same content to an intact one. Images that are healed by it are there for
+ * whoever asks, so it is durable before anybody can.
+ */
 function heal(tx: Transaction, id: string, now: number): readonly string[] {
   const replaced = tx.all<{ id: string }>(
     `SELECT old.id FROM layers AS new JOIN layers AS old ON old.diff_id = new.diff_id
@@ -117,7 +120,7 @@ function heal(tx: Transaction, id: string, now: number): readonly string[] {
   )
   const removable: string[] = []
   for (const old of replaced) {
-    tx.run('UPDATE image_layers SET layer_id = ? WHERE layer_id = ?', id, old.id)
+    if (tx.run('UPDATE image_layers SET layer_id = ? WHERE layer_id = ?', id, old.id) > 0) tx.flush()
     tx.run('UPDATE cache_records SET layer_id = ? WHERE layer_id = ?', id, old.id)
     if (tx.get('SELECT 1 FROM lease_layers WHERE layer_id = ?', old.id) === undefined) removable.push(old.id)
   }

@@ -16,6 +16,8 @@ export interface Statements {
 export interface Transaction extends Statements {
   /** The running daemon's. */
   readonly epoch: number
+  /** Makes this transaction a durable one, whatever its writes are: it changes what is relied on as durable already. */
+  flush(): void
 }
 
 /**
