@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type CacheRounds, createCacheRounds } from '../support/cache-rounds.js'
 
 /** `ISULA_ROUNDS=1000` plays that many, `ISULA_ROUNDS_SEED` begins with another project. */
-const total = Number(process.env['ISULA_ROUNDS'] ?? '40')
+const total = Number(process.env['ISULA_ROUNDS'] ?? '20')
 const first = Number(process.env['ISULA_ROUNDS_SEED'] ?? '20261121')
 const roundsOfOne = 10
 const seeds = Array.from({ length: Math.ceil(total / roundsOfOne) }, (_, i) => first + i)

@@ -65,6 +65,7 @@ export function openAt(
     databaseWorker,
     pid: process.pid,
     flushDelayMs: 20,
+    upkeepAfterMs: 20,
     collectEveryMs: 0,
     ...options,
   })
