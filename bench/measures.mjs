@@ -169,7 +169,7 @@ export const measures = {
   stages: cold('stages'),
   'tree again': again('tree', 'tree again'),
   'commands again': again('commands', 'commands again'),
-  'tree, one file changed': again('tree', 'tree, one file changed', changeOne),
+  'tree changed': again('tree', 'tree changed', changeOne),
   hundred,
   transfer,
   many,
