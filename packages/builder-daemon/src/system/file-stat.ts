@@ -123,10 +123,25 @@ export interface FileStamp {
 }
 
 const S_IFREG = 0o100000
+const ENOENT = 2
+const ENOTDIR = 20
 
 /** Whether the open file is a regular one that stat tells just this of. */
 export function hasStamp(fd: number, stamp: FileStamp): boolean {
   checked(statxCall(fd, cString('', 'statx'), AT_EMPTY_PATH, BASIC_STATS, record), 'statx')
+  return isRecordOf(stamp)
+}
+
+/** The same of an entry; false, too, where there is none. */
+export function hasStampAt(dirfd: number, path: string, stamp: FileStamp): boolean {
+  const bytes = cString(path, 'statx')
+  if (statxCall(dirfd, bytes, AT_SYMLINK_NOFOLLOW, BASIC_STATS, record) >= 0) return isRecordOf(stamp)
+  const errno = lastErrno()
+  if (errno === ENOENT || errno === ENOTDIR) return false
+  throw new SystemError(errno, 'statx', path)
+}
+
+function isRecordOf(stamp: FileStamp): boolean {
   return (
     record.readUInt16LE(28) === (S_IFREG | stamp.mode) &&
     record.readUInt32LE(20) === stamp.uid &&

@@ -29,9 +29,9 @@ import { DamagedReuseError } from './reuse-errors.js'
 import { expectMatches, isStale, openSeen, type Seen } from './seen-sources.js'
 import type { SourceFile } from './source-reader.js'
 import { type MatchedSource, openSources, type Sources } from './sources.js'
-import type { WrittenLayer } from './sources-log.js'
 import { createSpool, type Spool } from './spool.js'
-import { writeUpper } from './upper-writer.js'
+import { writeTarMarks } from './tar-marks.js'
+import { type WrittenUpper, writeUpper } from './upper-writer.js'
 
 export { digestSourcesJob } from './digest-sources.js'
 
@@ -75,7 +75,8 @@ function copyOnce(params: CopyParams, control: JobControl): CopyResult {
   using reuse = params.reuse === undefined ? undefined : openReuse(params.reuse, memory.recall)
   const seen = params.seen === undefined ? undefined : openSeen(params.seen)
   const means = { spool, sources, seen, lower: lower.reader, files, memory, reuse }
-  const { hardLinks, ...result } = execute({ params, control, ...means })
+  const { hardLinks, marks, ...result } = execute({ params, control, ...means })
+  writeTarMarks(dirname(params.upper), marks)
   memory.finish(result.contentKey, { hardLinks })
   return result
 }
@@ -93,7 +94,7 @@ interface Execution {
   readonly reuse: Reuse | undefined
 }
 
-function execute(execution: Execution): CopyResult & WrittenLayer {
+function execute(execution: Execution): CopyResult & Pick<WrittenUpper, 'hardLinks' | 'marks'> {
   const { params, control, spool, sources, seen, lower, files, memory, reuse } = execution
   const now = BigInt(Date.now()) * 1_000_000n
   const made = { mode: 0o755, uid: 0, gid: 0, mtimeNs: now, xattrs: [] }

@@ -56,6 +56,10 @@ interface Numbers {
 }
 const noNumbers: Numbers = { first: 0, second: 0, third: 0 }
 
+function bigNumber(value: number): Numbers {
+  return { first: value, second: Math.floor(value / high), third: 0 }
+}
+
 export function createUpperLog(pipeline: Pipeline): UpperLog {
   function put(code: number, stamp: Stamp, numbers: Numbers, name = '', target = ''): void {
     const length = fixedWords * 4 + name.length + target.length
@@ -84,12 +88,11 @@ export function createUpperLog(pipeline: Pipeline): UpperLog {
     leave: (stamp) => put(LEAVE, stamp, noNumbers),
     putFile: (name, stamp, { offset, length }) =>
       put(PUT_FILE, stamp, { first: offset, second: length, third: 0 }, name),
-    openFile: (name, stamp, size) =>
-      put(OPEN_FILE, stamp, { first: size, second: Math.floor(size / high), third: 0 }, name),
+    openFile: (name, stamp, size) => put(OPEN_FILE, stamp, bigNumber(size), name),
     addToFile: ({ offset, length }) => put(ADD_TO_FILE, noStamp, { first: offset, second: length, third: 0 }),
     closeFile: (stamp) => put(CLOSE_FILE, stamp, noNumbers),
     putSymlink: (name, target, stamp) => put(PUT_SYMLINK, stamp, noNumbers, name, target),
-    putLink: (name, stamp) => put(PUT_LINK, stamp, noNumbers, name),
+    putLink: (name, stamp) => put(PUT_LINK, stamp, bigNumber(stamp.size), name),
     bringFile: (name, stamp, { offset, length }) =>
       put(BRING_FILE, stamp, { first: offset, second: length, third: 0 }, name),
     putNode: (name, format, { major, minor }, stamp) =>
@@ -109,6 +112,7 @@ export function performUpper(slots: Slots, slot: Slot): void {
 
 function performOne(state: UpperState, { operations, operationBytes, data }: Slot, at: number): void {
   const word = (index: number): number => operations[at / 4 + index] ?? 0
+  const bigWord = (): number => word(SECOND) * high + (word(FIRST) >>> 0)
   const text = at + fixedWords * 4
   const nameEnd = text + word(NAME)
   const name = operationBytes.toString('latin1', text, nameEnd)
@@ -131,7 +135,7 @@ function performOne(state: UpperState, { operations, operationBytes, data }: Slo
       state.putFile(name, stamp, content())
       break
     case OPEN_FILE:
-      state.openFile(name, stamp, word(SECOND) * high + (word(FIRST) >>> 0))
+      state.openFile(name, stamp, bigWord())
       break
     case ADD_TO_FILE:
       state.addToFile(content())
@@ -143,7 +147,7 @@ function performOne(state: UpperState, { operations, operationBytes, data }: Slo
       state.putSymlink(name, operationBytes.toString('latin1', nameEnd, nameEnd + word(TARGET)), stamp)
       break
     case PUT_LINK:
-      state.putLink(name, stamp)
+      state.putLink(name, { size: bigWord(), ...stamp })
       break
     case BRING_FILE:
       state.bringFile(name, stamp, content())

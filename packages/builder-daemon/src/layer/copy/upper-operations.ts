@@ -1,6 +1,6 @@
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { fsetxattr } from '../../system/extended-attributes.js'
-import { type FileStamp, hasStamp } from '../../system/file-stat.js'
+import { type FileStamp, hasStamp, hasStampAt } from '../../system/file-stat.js'
 import { lastOf, openCanonical, parentOf } from '../../system/rooted.js'
 import {
   AT_EMPTY_PATH,
@@ -47,11 +47,11 @@ export interface UpperState {
   addToFile(content: Buffer): void
   closeFile(stamp: Stamp): void
   /**
-   * A further name for the file that the earlier layer has at this place, whose metadata are the `stamp`; a copy where
-   * it can have no more.
+   * A further name for the file that the earlier layer has at this place; a copy where it can have no more. Fails with
+   * UnlikeReuseError when it has another stamp or size.
    */
-  putLink(name: string, stamp: Stamp): void
-  /** The same, and reads it all into `content`. Fails with UnlikeReuseError when it has another stamp or size. */
+  putLink(name: string, stamp: FileStamp): void
+  /** The same, and reads it all into `content`. */
   bringFile(name: string, stamp: Stamp, content: Buffer): void
   putSymlink(name: string, target: string, stamp: Stamp): void
   /** `format` is a type of mknod(2). */
@@ -243,6 +243,7 @@ export function upperState({ words }: Slots): UpperState {
       closeSync(fd)
     },
     putLink(name, stamp) {
+      if (kept() === NONE || !hasStampAt(kept(), name, stamp)) throw new UnlikeReuseError(name)
       try {
         linkat(kept(), name, directory(), name)
       } catch (error) {

@@ -1,8 +1,8 @@
-import { closeSync, readSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import { fgetxattr, lsetxattr, pathBelow } from '../../system/extended-attributes.js'
-import { type FileStamp, fstat } from '../../system/file-stat.js'
+import { fstat } from '../../system/file-stat.js'
 import { AT_FDCWD } from '../../system/libc.js'
 import { linkat, O_DIRECTORY, O_RDONLY, openat, S_IFBLK, S_IFCHR, S_IFIFO } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
@@ -11,7 +11,6 @@ import { OPAQUE_MARKER, WHITEOUT_PREFIX } from '../overlay-form.js'
 import { wholeLimit } from '../pipe/content-digest.js'
 import { createPipeline, type Pipeline } from '../pipe/pipeline.js'
 import { noAttributes, type TarEntry, type TarEntryType } from '../tar/entry.js'
-import { createTarWriterOn, type TarSummary } from '../tar/writer.js'
 import { openContent, openWritten, prefetchContent, readDigest } from './content-source.js'
 import type { Child, Destination, DirectoryNode, Inode, Line, Metadata } from './destination.js'
 import { changed } from './direct-reader.js'
@@ -21,6 +20,7 @@ import { StaleSourcesError } from './seen-sources.js'
 import { mayShareExtents, shareExtents } from './shared-extents.js'
 import { joinPath } from './source-reader.js'
 import type { WrittenLayer } from './sources-log.js'
+import { createTarFront, type MarkedTar, readKept } from './tar-front.js'
 import { keepXattrs, restoreCapability, setXattrs } from './upper-attributes.js'
 import { createUpperLog, performUpper } from './upper-log.js'
 import { beginUpper, openKeptPath, type Stamp, setOwnerModeAndTime, upperState } from './upper-operations.js'
@@ -44,12 +44,14 @@ export interface UpperOptions {
   readonly onEntry?: ((entry: TarEntry, digest: Buffer | undefined) => void) | undefined
 }
 
+export interface WrittenUpper extends MarkedTar, WrittenLayer {}
+
 /**
  * Writes what a plan holds into an empty upper directory, in the order of the canonical layer tar,
  * which is hashed on the way: one read feeds the file, its digest and the tar. Files are made by whichever thread has
  * time; what needs an answer (attributes that may not be kept, a link too many) is done here, after everything before it.
  */
-export function writeUpper(destination: Destination, options: UpperOptions): TarSummary & WrittenLayer {
+export function writeUpper(destination: Destination, options: UpperOptions): WrittenUpper {
   const upperFd = openat(AT_FDCWD, options.upper, O_RDONLY | O_DIRECTORY)
   try {
     const pipeline = createPipeline(performUpper, options.control)
@@ -80,8 +82,8 @@ function write(
   destination: Destination,
   { fixedTime, control, reuse, onEntry }: UpperOptions,
   { upperFd, pipeline }: Means,
-): TarSummary & WrittenLayer {
-  const tar = createTarWriterOn(pipeline.collector)
+): WrittenUpper {
+  const front = createTarFront(pipeline, reuse?.marks ?? [], () => control.check())
   const log = createUpperLog(pipeline)
   const state = upperState(pipeline.slots)
   const upperDev = fstat(upperFd).dev
@@ -100,9 +102,14 @@ function write(
     }
   }
 
-  function header(path: string, type: TarEntryType, metadata: Metadata, more: Partial<TarEntry> = {}) {
+  function entryOf(
+    path: string,
+    type: TarEntryType,
+    metadata: Metadata,
+    more: Partial<TarEntry> = {},
+  ): TarEntry {
     const { mode, uid, gid, xattrs } = metadata
-    const entry: TarEntry = {
+    return {
       path,
       type,
       mode: more.mode ?? mode,
@@ -119,14 +126,12 @@ function write(
           ? noAttributes
           : xattrs.map(([name, value]) => ({ name, value: Buffer.from(value, 'latin1') }))),
     }
-    tar.entry(entry)
-    return entry
   }
 
   /** A header without content. */
-  function plainHeader(...fields: Parameters<typeof header>): void {
-    const entry = header(...fields)
-    if (onEntry !== undefined) pipeline.log('none', () => onEntry(entry, undefined))
+  function plainHeader(...fields: Parameters<typeof entryOf>): void {
+    const entry = entryOf(...fields)
+    front.put(entry, 'none', () => onEntry?.(entry, undefined))
   }
 
   function addLines(lines: readonly Line[], path: string): void {
@@ -264,8 +269,8 @@ function write(
       const content = shared ?? file
       inode.metadata = metadata
       inode.size = size
-      const entry = header(path, 'file', metadata, { size })
-      pipeline.log(size, (digest) => {
+      const entry = entryOf(path, 'file', metadata, { size })
+      front.put(entry, size, (digest) => {
         if (expected !== undefined && digest?.equals(expected.digest) !== true) {
           throw new StaleSourcesError(path)
         }
@@ -288,7 +293,7 @@ function write(
       if (!complete || content.size !== size || after.size !== size || after.mtimeNs !== file.mtimeNs) {
         throw changed(inode.content?.kind === 'source' ? inode.content.path : path)
       }
-      if (size > 0) tar.placed(size)
+      if (size > 0) front.placed(size)
       if (isOpenHere) {
         pipeline.drain()
         state.closeFile(stamp)
@@ -299,34 +304,28 @@ function write(
     }
   }
 
-  /** The file becomes one of this layer; its bytes are read for the tar, and checked. */
-  function linkFile(inode: Inode, { name, path }: Place, expected: Buffer): void {
+  /** The file becomes one of this layer; its bytes are read for the tar, and checked, where the tar has to be hashed. */
+  function linkFile(inode: Inode, { name, path }: Place, digest: Buffer): void {
     const { size } = inode
     if (reuse === undefined || size === undefined) throw new Error('nothing to reuse')
-    const stamp = stampOf(inode.metadata)
-    const entry = header(path, 'file', inode.metadata, { size })
-    pipeline.log(size, (digest) => {
-      if (digest === undefined || !digest.equals(expected)) throw new DamagedReuseError(path)
-      inode.digest = expected
+    const { fd } = reuse
+    const stamp = { size, ...stampOf(inode.metadata) }
+    const entry = entryOf(path, 'file', inode.metadata, { size })
+    const settle = (found: Buffer | undefined): void => {
+      if (found?.equals(digest) !== true) throw new DamagedReuseError(path)
+      inode.digest = digest
       onEntry?.(entry, digest)
-    })
-    if (size <= wholeLimit) {
-      pipeline.broughtContent(size, (offset, length) => log.bringFile(name, stamp, { offset, length }))
-    } else linkBigFile(reuse.fd, { name, path }, { size, ...stamp })
-    tar.placed(size)
-  }
-
-  function linkBigFile(layer: number, { name, path }: Place, stamp: FileStamp): void {
-    const fd = openKeptPath(layer, path, stamp)
-    try {
-      log.putLink(name, stamp)
-      const read = (target: Buffer, offset: number, length: number): number => {
-        control.check()
-        return readSync(fd, target, offset, length, null)
+    }
+    const kept = { digest, open: () => openKeptPath(fd, path, stamp) }
+    if (front.put(entry, size, settle, kept)) log.putLink(name, stamp)
+    else {
+      if (size <= wholeLimit) {
+        pipeline.broughtContent(size, (offset, length) => log.bringFile(name, stamp, { offset, length }))
+      } else {
+        log.putLink(name, stamp)
+        readKept(pipeline, kept, entry, () => control.check())
       }
-      if (!pipeline.content(stamp.size, read, () => undefined)) throw new DamagedReuseError(path)
-    } finally {
-      closeSync(fd)
+      front.placed(size)
     }
   }
 
@@ -364,7 +363,7 @@ function write(
     plainHeader('.', 'directory', metadata)
   }
   writeChildren(root, '')
-  const summary = tar.finish()
+  const summary = front.finish()
   setOwnerModeAndTime(upperFd, stampOf(metadata))
   return { ...summary, hardLinks }
 }

@@ -4,13 +4,15 @@ import {
   awaitSignal,
   BUSY,
   CLOSED,
+  digestOnce,
   FAILED,
   type Perform,
   SIGNAL,
   type Slots,
   signal,
-  workOnce,
+  writeOnce,
 } from './slots.js'
+import { helpTarSum } from './tar-sum.js'
 
 /**
  * Works on the slots of another thread's job until that one closes them. What goes wrong is that job's failure: it is
@@ -27,7 +29,7 @@ export function helpWithSlots(memory: SharedArrayBuffer, perform: Perform, contr
     Atomics.add(words, BUSY, 1)
     try {
       if (Atomics.load(words, CLOSED) !== 0 || Atomics.load(words, FAILED) !== 0) return
-      worked = workOnce(slots, perform, 'operations')
+      worked = writeOnce(slots, perform) || helpTarSum(slots) || digestOnce(slots)
     } catch (error) {
       leaveFailure(slots, error)
       return

@@ -6,6 +6,7 @@ import { contentDigestOf, emptyDigest, pieceBytes, wholeLimit } from './content-
 import { helpWithSlots } from './help.js'
 import { createPipeline, type Pipeline } from './pipeline.js'
 import { LOST, OPERATIONS, type Perform, type Slots, slotBytes } from './slots.js'
+import type { TarSumState } from './tar-sum.js'
 
 const sizes = [
   0,
@@ -33,9 +34,15 @@ interface Made {
 }
 
 /** Puts `files` through, an operation with the number of the file before each, read in odd portions. */
-function fill(pipeline: Pipeline, made: Made, files: readonly number[]): string {
+function fill(
+  pipeline: Pipeline,
+  made: Made,
+  files: readonly number[],
+  before: (index: number) => void = () => undefined,
+): string {
   const { collector } = pipeline
   for (const [index, size] of files.entries()) {
+    before(index)
     const { words, at } = pipeline.operation(4)
     words[at / 4] = index
     const content = contentOf(index, size)
@@ -118,6 +125,34 @@ describe('A pipeline', () => {
       using pipeline = createPipeline(performer(made), control)
       expectRight(made, fill(pipeline, made, files), files)
       expect(helped).toBeGreaterThan(0)
+    }
+  })
+
+  test('tells what the sum was on the way, and goes on from there', () => {
+    // As in a tar: everything begins at a block.
+    const files = [...sizes, ...Array.from({ length: 700 }, (_, index) => index)].map((size) => size & ~511)
+    const whole = nothing()
+    const states: TarSumState[] = []
+    const perform = performer(whole)
+    using pipeline = createPipeline(perform, helpedBy(perform, 3))
+    const diffId = fill(pipeline, whole, files, (index) => {
+      if (index % 100 !== 50) return
+      const before = whole.digests.length
+      pipeline.mark((state) => {
+        expect(whole.digests.length).toBeGreaterThanOrEqual(before)
+        expect(whole.digests).toHaveLength(2 * index)
+        if (state !== undefined) states.push(state)
+      })
+    })
+    expectRight(whole, diffId, files)
+    expect(states).toHaveLength(7)
+    for (const state of states) {
+      const rest = Buffer.concat(whole.tar).subarray(state.length)
+      using other = createPipeline(performer(nothing()), uncontrolled)
+      other.operation(4)
+      other.resume(state)
+      other.collector.append(rest)
+      expect(other.collector.finish()).toEqual({ diffId, tarSize: state.length + rest.length })
     }
   })
 

@@ -11,9 +11,9 @@ import {
   CLOSED,
   createSlotMemory,
   digestBytes,
+  digestOnce,
   FILLED,
   isDone,
-  isWritten,
   LOST,
   OWN_WORDS,
   operationsBytes,
@@ -27,8 +27,9 @@ import {
   slotCount,
   WAITING,
   WRITTEN,
-  workOnce,
+  writeOnce,
 } from './slots.js'
+import { beginTarSum, chainingAfter, resumeTarSum, sharesTarSums, type TarSumState } from './tar-sum.js'
 
 /** Called for everything that is in the tar, in its order; the digest is valid during the call. */
 export type Settle = (digest: Buffer | undefined) => void
@@ -59,6 +60,13 @@ export interface Pipeline extends Disposable {
   broughtContent(size: number, placed: (offset: number, length: number) => void): void
   /** The next entry of the tar: called before its `content`, with the size of that or 'none' for what is no file. */
   log(content: number | 'none', settle: Settle): void
+  /**
+   * Tells, after everything that was put in before and before all that comes later, what the sum of the tar is here;
+   * undefined where that cannot be had. The tar has to stand at a multiple of 64 bytes.
+   */
+  mark(settle: (state: TarSumState | undefined) => void): void
+  /** Goes on with another sum, as long as nothing of a tar was put in. Only with what `mark` told. */
+  resume(state: TarSumState): void
   /** Waits until all operations are carried out; what is asked for next may be done here directly. */
   drain(): void
 }
@@ -67,6 +75,8 @@ interface Entry {
   pieces: number
   readonly size: number
   hash: Hash | undefined
+  /** Not to be settled before this slot is taken; -1 for none. */
+  readonly slot: number
   readonly settle: Settle
 }
 
@@ -89,19 +99,16 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
     if (index !== BUSY && index !== WAITING) Atomics.store(words, index, 0)
   }
 
-  const hash = createHash('sha256')
+  const sum = beginTarSum(slots)
   let tarSize = 0
   let helpers = 0
   let filled = 0
-  let hashed = 0
   let taken = 0
   let slot = slots.slot(0)
   let used = 0
   let operations = 0
   let pieces = 0
   let isBrought = false
-  /** Of the slots that are not hashed yet. */
-  const unhashed: { readonly bytes: Buffer; readonly isBrought: boolean }[] = []
   const entries: Entry[] = []
   let firstEntry = 0
 
@@ -116,6 +123,7 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
   }
   function settleEmpty(): void {
     for (let entry = entries[firstEntry]; entry?.pieces === 0; entry = entries[firstEntry]) {
+      if (entry.slot >= taken) return
       firstEntry += 1
       entry.settle(entry.size < 0 ? undefined : emptyDigest)
     }
@@ -137,18 +145,8 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
     firstEntry += 1
     entry.settle(entry.hash?.digest() ?? digest)
   }
-  /** Hashes what is there of the tar, in its order. */
-  function hashReady(): void {
-    for (let next = unhashed[0]; next !== undefined; next = unhashed[0]) {
-      if (next.isBrought && !isWritten(slots, hashed)) return
-      hash.update(next.bytes)
-      unhashed.shift()
-      hashed += 1
-    }
-  }
   function take(): void {
-    hashReady()
-    while (taken < hashed && isDone(slots, taken)) {
+    while (taken < filled && isDone(slots, taken)) {
       const { digests, head } = slots.slot(taken)
       const count = words[head + 1] ?? 0
       for (let at = 0; at < count; at += 1)
@@ -163,17 +161,15 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
       check()
       take()
       if (ready()) return
-      if (!workOnce(slots, perform, 'digests')) awaitSignal(slots, seen)
+      if (!(sum.once() || digestOnce(slots) || writeOnce(slots, perform))) awaitSignal(slots, seen)
     }
   }
   function flush(): void {
     if (used === 0 && operations === 0) return
-    publish(slots, filled, { operations, pieces, isBrought })
-    unhashed.push({ bytes: slot.data.subarray(0, used), isBrought })
+    publish(slots, filled, { used, operations, pieces, isBrought })
     tarSize += used
     filled += 1
-    if (tarSize >= helpFrom) askForHelp(1)
-    hashReady()
+    if (tarSize >= helpFrom || filled >= slotCount / 2) askForHelp(1)
     waitUntil(() => filled - taken < slotCount)
     slot = slots.slot(filled)
     used = 0
@@ -222,7 +218,7 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
     finish() {
       flush()
       waitUntil(() => taken === filled)
-      return { diffId: digestFromHex(hash.digest('hex')) as DiffId, tarSize }
+      return { diffId: digestFromHex(sum.digest().toString('hex')) as DiffId, tarSize }
     },
   }
 
@@ -270,7 +266,22 @@ export function createPipeline(perform: Perform, control: JobControl): Pipeline 
     log(content, settle) {
       const size = content === 'none' ? -1 : content
       const count = size <= 0 ? 0 : size > wholeLimit ? Math.ceil(size / pieceBytes) : 1
-      entries.push({ pieces: count, size, hash: undefined, settle })
+      entries.push({ pieces: count, size, hash: undefined, slot: -1, settle })
+    },
+    mark(settle) {
+      flush()
+      const last = filled - 1
+      const length = tarSize
+      const settleHere = (): void =>
+        settle(sharesTarSums() ? { chaining: chainingAfter(slots, last % slotCount), length } : undefined)
+      entries.push({ pieces: 0, size: -1, hash: undefined, slot: last, settle: settleHere })
+    },
+    resume(state) {
+      flush()
+      waitUntil(() => taken === filled)
+      if (tarSize > 0) throw new Error('a part of the tar is hashed already')
+      resumeTarSum(slots, state)
+      tarSize = state.length
     },
     drain() {
       flush()

@@ -14,6 +14,8 @@ export interface Slots {
   readonly words: Int32Array
   readonly slots: readonly Slot[]
   readonly failure: Buffer
+  /** What `tar-sum` keeps. */
+  readonly sum: Buffer
   slot(number: number): Slot
 }
 
@@ -42,6 +44,9 @@ export const BUSY = 6
 export const FAILED = 7
 /** Threads that wait for SIGNAL: to wake nobody costs as much as to write a file. */
 export const WAITING = 8
+/** Slots whose tar is hashed, and whether a thread hashes one. */
+export const HASHED = 9
+export const HASHING = 10
 /** The first word that belongs to whoever carries out operations. */
 export const OWN_WORDS = 16
 
@@ -49,6 +54,11 @@ export const OWN_WORDS = 16
 export const OPERATIONS = 0
 export const PIECES = 1
 export const DIGESTS = 2
+/** Bytes of the tar. */
+export const USED = 3
+/** 1 when the operations bring a part of those. */
+const BROUGHT = 4
+const slotWords = 8
 
 const WANTED = 1
 const CLAIMED = 2
@@ -64,6 +74,7 @@ export const digestBytes = 32
 
 const page = 4096
 const slotHeads = OWN_WORDS + 4608
+const sumAt = slotHeads + slotCount * slotWords
 const headBytes = 5 * page
 const failureBytes = page
 const sideBytes = operationsBytes + piecesPerSlot * (8 + digestBytes)
@@ -92,7 +103,7 @@ export function attachSlots(memory: SharedArrayBuffer): Slots {
       operationBytes: Buffer.from(memory, side, operationsBytes),
       pieces: aligned(memory, pieces, piecesPerSlot * 8),
       digests: Buffer.from(memory, pieces + piecesPerSlot * 8, piecesPerSlot * digestBytes),
-      head: slotHeads + index * 4,
+      head: slotHeads + index * slotWords,
     })
   }
   const slot = (number: number): Slot => {
@@ -100,7 +111,8 @@ export function attachSlots(memory: SharedArrayBuffer): Slots {
     if (found === undefined) throw new Error('no such slot')
     return found
   }
-  return { memory, words, slots, failure, slot }
+  const sum = Buffer.from(memory, sumAt * 4, headBytes - sumAt * 4)
+  return { memory, words, slots, failure, sum, slot }
 }
 
 function aligned(memory: SharedArrayBuffer, offset: number, length: number): Int32Array {
@@ -120,6 +132,8 @@ export function awaitSignal({ words }: Slots, seen: number): void {
 }
 
 export interface SlotContent {
+  /** Bytes of tar. */
+  readonly used: number
   /** Bytes of operations. */
   readonly operations: number
   readonly pieces: number
@@ -133,34 +147,37 @@ export function publish(slots: Slots, number: number, content: SlotContent): voi
   const { head } = slots.slot(number)
   words[head + OPERATIONS] = content.operations
   words[head + PIECES] = content.pieces
+  words[head + USED] = content.used
+  words[head + BROUGHT] = content.isBrought ? 1 : 0
   const wanted = content.isBrought ? LATER : WANTED
   Atomics.store(words, head + DIGESTS, content.pieces > 0 ? wanted : DONE)
   Atomics.store(words, FILLED, number + 1)
   signal(slots)
 }
 
-/** Its operations are carried out, and with them all content is there. */
-export function isWritten({ words }: Slots, number: number): boolean {
-  return Atomics.load(words, WRITTEN) > number
+/** All of its tar is there. */
+export function isHashable(slots: Slots, number: number): boolean {
+  const { words } = slots
+  if (number >= Atomics.load(words, FILLED)) return false
+  return words[slots.slot(number).head + BROUGHT] === 0 || Atomics.load(words, WRITTEN) > number
 }
 
+/** Nothing of it is needed any more. */
 export function isDone(slots: Slots, number: number): boolean {
   const { words } = slots
   const { head } = slots.slot(number)
-  return Atomics.load(words, WRITTEN) > number && Atomics.load(words, head + DIGESTS) === DONE
+  return (
+    Atomics.load(words, WRITTEN) > number &&
+    Atomics.load(words, HASHED) > number &&
+    Atomics.load(words, head + DIGESTS) === DONE
+  )
 }
 
 /** Carries out the operations of one slot. */
 export type Perform = (slots: Slots, slot: Slot) => void
 
-/** Does one part of the work, if there is one that nobody does. */
-export function workOnce(slots: Slots, perform: Perform, prefer: 'operations' | 'digests'): boolean {
-  return prefer === 'operations'
-    ? writeOnce(slots, perform) || digestOnce(slots)
-    : digestOnce(slots) || writeOnce(slots, perform)
-}
-
-function writeOnce(slots: Slots, perform: Perform): boolean {
+/** Carries out the operations of one slot, if there is one that nobody has begun with. */
+export function writeOnce(slots: Slots, perform: Perform): boolean {
   const { words } = slots
   const next = Atomics.load(words, WRITTEN)
   if (next >= Atomics.load(words, FILLED)) return false
@@ -179,7 +196,8 @@ function writeOnce(slots: Slots, perform: Perform): boolean {
   return isFilled
 }
 
-function digestOnce(slots: Slots): boolean {
+/** Digests the pieces of one slot, if there is one that nobody has begun with. */
+export function digestOnce(slots: Slots): boolean {
   const { words } = slots
   const filled = Atomics.load(words, FILLED)
   for (let number = Math.max(0, filled - slotCount); number < filled; number += 1) {

@@ -31,12 +31,7 @@ export function createContentIdentity(): ContentIdentity {
     pending = ''
   }
   return {
-    entry(entry) {
-      const { path, type, mode, uid, gid, size, linkName, deviceMajor, deviceMinor, xattrs } = entry
-      // Neither a path nor a link target holds a NUL, and everything else is a number or has its length before it.
-      append(`\n${type} ${mode} ${uid} ${gid} ${size} ${deviceMajor} ${deviceMinor} ${path}\0${linkName}\0`)
-      for (const { name, value } of xattrs) append(`${name}\0${value.length}:${value.toString('latin1')}`)
-    },
+    entry: (entry) => append(entryText(entry)),
     content(digest) {
       append(`=${digest.toString('latin1')}`)
     },
@@ -45,4 +40,13 @@ export function createContentIdentity(): ContentIdentity {
       return `content:${hash.digest('hex')}`
     },
   }
+}
+
+/** Everything that a canonical tar says of an entry but its time; no other entry gives the same text. */
+export function entryText(entry: Omit<TarEntry, 'mtimeNs'>): string {
+  const { path, type, mode, uid, gid, size, linkName, deviceMajor, deviceMinor, xattrs } = entry
+  // Neither a path nor a link target holds a NUL, and everything else is a number or has its length before it.
+  let text = `\n${type} ${mode} ${uid} ${gid} ${size} ${deviceMajor} ${deviceMinor} ${path}\0${linkName}\0`
+  for (const { name, value } of xattrs) text += `${name}\0${value.length}:${value.toString('latin1')}`
+  return text
 }
