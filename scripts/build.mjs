@@ -114,12 +114,13 @@ writeFileSync(at('bin/package.json'), '{ "type": "commonjs" }\n')
 // Extra certificates cost every start of Node 40 ms, and the client talks to a local socket only.
 program('isula-build', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'isula-build')
 program('ctr-img', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'ctr-img')
-// A daemon that stays small: what it makes for a build is soon gone, and every thread has a heap of its own.
-program('isula-builder', '-u NODE_OPTIONS MALLOC_ARENA_MAX=2', 'daemon', 'isula-builder', [
-  '--max-semi-space-size=4',
-  '--v8-pool-size=1',
-  '--optimize-for-size',
-])
+// A daemon that stays small: what it makes for a build is soon gone, and every thread has a heap of its own. The flag for
+// the nursery would go before what threads are given, so once the first heap is there it is taken back; and it is so before
+// any code cache is looked at, which is good under the same flags only.
+program('isula-builder', '-u NODE_OPTIONS MALLOC_ARENA_MAX=2', 'daemon', 'isula-builder', {
+  flags: ['--max-semi-space-size=4', '--v8-pool-size=1'],
+  later: '--max-semi-space-size=0',
+})
 if (!isQuick && process.getuid?.() === 0) await trainDaemon()
 
 /** What starts of the client need, compiled ahead. */
@@ -167,14 +168,15 @@ async function trainDaemon() {
   }
 }
 
-function program(name, environment, bundle, title, flags = []) {
+function program(name, environment, bundle, title, { flags = [], later } = {}) {
   const file = at('bin', name)
+  const setLater = later === undefined ? '' : `require('node:v8').setFlagsFromString('${later}')\n`
   writeFileSync(
     file,
     `#!/usr/bin/env -S ${[environment, 'node', ...flags].join(' ')}
 'use strict'
 process.title = '${title}'
-require('../dist/${bundle}/main.cjs')
+${setLater}require('../dist/${bundle}/main.cjs')
 `,
   )
   chmodSync(file, 0o755)

@@ -34,7 +34,7 @@ function start(entry: URL, data: StoreThreadData, on: { notice(error: Error): vo
   const worker = new Worker(entry, {
     ...{ workerData: data, name: `store-${data.role}` },
     // What it makes is short-lived and small; a small nursery is memory saved, once for each thread.
-    resourceLimits: { maxYoungGenerationSizeMb: 2 },
+    resourceLimits: { maxYoungGenerationSizeMb: 12 },
   })
   const waiting = new Map<number, Waiting>()
   let isClosing = false

@@ -79,8 +79,9 @@ export function createLayerPool({
     const env = temporary === undefined ? {} : { TMPDIR: temporary }
     const worker = new Worker(entry, {
       ...{ workerData: data, name: 'layer', trackUnmanagedFds: false, env },
-      // Jobs work on buffers outside the heap; a small nursery is memory saved, once for each thread.
-      resourceLimits: { maxYoungGenerationSizeMb: 8 },
+      // A third of it is the nursery. What a copy knows of files whose bytes are on their way outlives a smaller one, and
+      // is moved twice then, which takes as long as the copy; jobs that know of little never let it grow.
+      resourceLimits: { maxYoungGenerationSizeMb: 48 },
     })
     worker.unref()
     let failure: unknown

@@ -53,7 +53,7 @@ export function createTransferClient(options: TransferClientOptions): RegistryCl
     const worker = new Worker(options.entry, {
       ...{ workerData: data, name: 'transfer', env: {} },
       // What comes off the sockets dies young, outside the heap; a small nursery keeps its wrappers from piling up.
-      resourceLimits: { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 4 },
+      resourceLimits: { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 12 },
     })
     worker.unref()
     let failure: unknown

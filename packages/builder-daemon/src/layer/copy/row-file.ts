@@ -40,6 +40,7 @@ const rowHead = 2 + 2 + 2
 
 /** The order of a walk: names by bytes, a directory before what is in it. */
 export function comparePaths(a: string, b: string): number {
+  if (a === b) return 0
   return compareFrom(a, b, sharedLength(a, b))
 }
 
