@@ -35,8 +35,8 @@ import { beginTarSum, chainingAfter, resumeTarSum, sharesTarSums, type TarSumSta
 export type Settle = (digest: Buffer | undefined) => void
 
 /**
- * The end of a layer job that makes the tar: what it puts in is hashed as the tar here, while operations and content
- * digests are done by the threads that help, if any come, and by this one whenever it would have to wait.
+ * The end of a layer job that makes the tar: operations, the hash of the tar and content digests of what it puts in are
+ * done by the threads that help, if any come, and by this one whenever it would have to wait.
  */
 export interface Pipeline extends Disposable {
   readonly slots: Slots

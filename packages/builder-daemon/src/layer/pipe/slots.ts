@@ -4,8 +4,8 @@ import { pieceBytes } from './content-digest.js'
 
 /**
  * Memory that the threads of one layer job share: a tar on its way through slots. The thread of the job fills them in
- * order; each slot then has its operations carried out (in order, by one thread at a time) and the pieces of content in it
- * digested (in any order), by whoever has time; the thread of the job takes it back when both is done.
+ * order; each slot then has its operations carried out and its tar hashed (each in order, by one thread at a time) and the
+ * pieces of content in it digested (in any order), by whoever has time; the thread of the job takes it back when all is done.
  *
  * The state of who carries out operations lies here too, so every slot may be another thread's.
  */
