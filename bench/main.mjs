@@ -68,7 +68,7 @@ function ownFileSystem(directory) {
 
 async function main() {
   if (process.env[inside] === undefined) {
-    setUp(forTests)
+    await setUp(forTests)
     const again = ['--mount', '--propagation', 'private', process.execPath, ...process.argv.slice(1)]
     const { status } = spawnSync('unshare', again, {
       stdio: 'inherit',

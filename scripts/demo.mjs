@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { startDaemon } from './lib/daemon.mjs'
 import { forDemo, setUp } from './lib/setup.mjs'
 
-setUp(forDemo)
+await setUp(forDemo)
 
 const directory = mkdtempSync(join(tmpdir(), 'isula-demo-'))
 let daemon

@@ -49,7 +49,7 @@ try {
   if (process.getuid() !== 0) throw new SetupError('run as root: the service belongs to root')
   if (flags.uninstall) uninstall()
   else {
-    if (!flags.built) setUp(forService)
+    if (!flags.built) await setUp(forService)
     install()
   }
 } catch (error) {

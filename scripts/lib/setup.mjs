@@ -1,5 +1,5 @@
 // Installs what is missing and says so: Debian packages, npm packages, the build.
-import { execFileSync, spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -49,8 +49,11 @@ export const forTests = {
 /** A reason to stop that needs no stack trace. */
 export class SetupError extends Error {}
 
-/** Makes everything ready for a script that needs these programs, or says why not and exits. */
-export function setUp(programs) {
+/**
+ * Makes everything ready for a script that needs these programs, or says why not and exits. `onTypes` is called as soon
+ * as the types are built and whatever is in node_modules can be run, native modules apart.
+ */
+export async function setUp(programs, onTypes = () => undefined) {
   try {
     const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
     if (major < 20 || (major === 20 && minor < 9)) {
@@ -59,8 +62,9 @@ export function setUp(programs) {
     if (process.getuid() !== 0)
       throw new SetupError('run as root: builds mount overlays and start containers')
     installPackages(programs)
-    installModules()
-    buildPrograms()
+    const isBegun = await installModules(onTypes)
+    await buildPrograms()
+    if (!isBegun) onTypes()
   } catch (error) {
     if (!(error instanceof SetupError)) throw error
     say(error.message)
@@ -109,16 +113,43 @@ function apt(...args) {
   }
 }
 
-function installModules() {
-  if (modulesInstalled()) return
+/** Whether `onTypes` was called: types are built while native modules are compiled, which takes one processor a minute. */
+async function installModules(onTypes) {
+  if (modulesInstalled()) return false
   installPackages(forBuild)
   say('installing npm packages (npm ci; compiles better-sqlite3, a minute or two)')
   const env = { ...process.env }
   const headers = nodeHeaders()
   if (headers !== undefined) env.npm_config_nodedir = headers
-  const result = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: root, env, encoding: 'utf8' })
-  if (result.error !== undefined) throw new SetupError(`cannot run npm: ${result.error.message}`)
-  if (result.status !== 0) throw new SetupError(`npm ci failed:\n${result.stdout}${result.stderr}`)
+  await npm(env, 'ci', '--ignore-scripts', '--no-audit', '--no-fund')
+  const { allowScripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const compiling = npm(env, 'rebuild', ...Object.keys(allowScripts).filter((name) => allowScripts[name]))
+  const buildTypes = async () => {
+    const compiler = join(root, 'node_modules/typescript/bin/tsc')
+    const { status } = await run(process.execPath, [compiler, '-b'], { stdio: 'ignore' })
+    // What it finds wrong the build finds again, and says.
+    if (status === 0) onTypes()
+    return status === 0
+  }
+  const [isBegun] = await Promise.all([buildTypes(), compiling])
+  return isBegun
+}
+
+async function npm(env, ...args) {
+  const { status, output, error } = await run('npm', args, { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  if (error !== undefined) throw new SetupError(`cannot run npm: ${error.message}`)
+  if (status !== 0) throw new SetupError(`npm ${args[0]} failed:\n${output}`)
+}
+
+/** Runs a program in the root of the sources to its end. */
+function run(program, args, options) {
+  return new Promise((resolve) => {
+    const child = spawn(program, args, { cwd: root, ...options })
+    const parts = []
+    for (const stream of [child.stdout, child.stderr]) stream?.on('data', (part) => parts.push(part))
+    child.once('error', (error) => resolve({ status: null, output: '', error }))
+    child.once('close', (status) => resolve({ status, output: Buffer.concat(parts).toString() }))
+  })
 }
 
 /** Everything package-lock.json asks for lies in node_modules, in the same versions, compiled. */
@@ -149,12 +180,9 @@ function nodeHeaders() {
   return version === process.versions.node ? prefix : undefined
 }
 
-function buildPrograms() {
+async function buildPrograms() {
   say('building')
-  try {
-    execFileSync(process.execPath, [join(root, 'scripts/build.mjs')], { cwd: root, stdio: 'inherit' })
-  } catch {
-    // The compiler has said why.
-    throw new SetupError('the build failed')
-  }
+  const { status } = await run(process.execPath, [join(root, 'scripts/build.mjs')], { stdio: 'inherit' })
+  // The compiler has said why.
+  if (status !== 0) throw new SetupError('the build failed')
 }

@@ -126,6 +126,14 @@ describe('--layers=stage', () => {
     expect(list('stages')).not.toMatch(/\/opaque\/old|\/d\/one|\/gone|\/short|\/d\/kept/)
   })
 
+  test('without changes gives the same image again', () => {
+    const build = (input: string) =>
+      bench.ok(['build', '-q', '-t', 'again', '--layers=stage', '-f', '-', '.'], { input })
+    const first = build(text)
+    expect(build(text)).toBe(first)
+    expect(build(`${text}\nRUN echo changed > /changed`)).not.toBe(first)
+  })
+
   test('its layer tars give that file system to a program that only knows OCI whiteouts', () => {
     bench.ok(['build', '-t', 'stages', '--layers', 'stage', '-f', '-', '.'], { input: text })
     const { layers } = saved('stages')

@@ -166,6 +166,25 @@ describe.skipIf(!asRoot)('the layer pool', () => {
     expect(events.filter((event) => event === 'layer.thread.died')).toHaveLength(2)
   })
 
+  test('a job that needs more memory than a thread may have is refused, and the next one works', async () => {
+    const greedy = join(directory, 'greedy.cjs')
+    writeFileSync(
+      greedy,
+      `const { parentPort } = require('node:worker_threads')
+       parentPort.on('message', ({ id, params }) => {
+         const held = new Map()
+         while (params.user === 'all') held.set(held.size, { size: held.size })
+         parentPort.postMessage({ id, ok: true, result: params.user })
+       })`,
+    )
+    await using workers = createLayerPool({ entry: pathToFileURL(greedy), size: 1, log, heap: 24 })
+    await expect(workers.run('resolveUser', { lowers: [], user: 'all' })).rejects.toMatchObject({
+      code: 'ISB_LIMIT_EXCEEDED',
+      message: '"resolveUser" of a layer needs more than 24 MiB of memory',
+    })
+    expect(await workers.run('resolveUser', { lowers: [], user: 'little' })).toBe('little')
+  })
+
   test('disposal ends what runs and refuses what comes', async () => {
     const workers = pool(1)
     const slow = waiting('disposed')

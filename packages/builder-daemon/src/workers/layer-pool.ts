@@ -1,3 +1,4 @@
+import { getHeapStatistics } from 'node:v8'
 import { Worker } from 'node:worker_threads'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import type { JobName, LayerJobs, LayerWorkers } from '../ports/layer-worker.js'
@@ -21,6 +22,8 @@ export interface LayerPoolOptions {
    * it should not be the machine's own, which is the default.
    */
   readonly temporary?: string
+  /** MiB of heap that a thread may have; 2048, or what the main thread may have where that is less. */
+  readonly heap?: number
 }
 
 interface Task {
@@ -51,6 +54,8 @@ interface Thread {
 const REST = 10_000
 /** How long disposal waits for a thread that does not notice its cancellation, milliseconds. */
 const PATIENCE = 5000
+/** MiB. An archive of a million files takes some 400 when it is added, 100 when it is imported. */
+const HEAP = Math.min(2048, Math.floor(getHeapStatistics().heap_size_limit / 2 ** 20))
 
 /**
  * Threads for synchronous layer work; jobs of a lane start in the order they came. Jobs that read through a
@@ -58,7 +63,8 @@ const PATIENCE = 5000
  * others share, which nobody else ever waits for. A job that could do with another thread gets one when no more than
  * `size` help already, and does without otherwise. An abort takes a waiting job
  * out at once; a running one rejects with ISB_CANCELLED when its thread has stopped touching files,
- * so its directories can be removed then. A thread that dies fails its job only and is replaced.
+ * so its directories can be removed then. A thread that dies fails its job only and is replaced; a job that needs more
+ * heap than it may have rejects with ISB_LIMIT_EXCEEDED.
  * Disposal cancels everything and ends the threads.
  */
 export function createLayerPool({
@@ -66,6 +72,7 @@ export function createLayerPool({
   size,
   log,
   temporary,
+  heap = HEAP,
 }: LayerPoolOptions): LayerWorkers & AsyncDisposable {
   const threads = new Set<Thread>()
   const queue: Task[] = []
@@ -81,7 +88,7 @@ export function createLayerPool({
       ...{ workerData: data, name: 'layer', trackUnmanagedFds: false, env },
       // A third of it is the nursery. What a copy knows of files whose bytes are on their way outlives a smaller one, and
       // is moved twice then, which takes as long as the copy; jobs that know of little never let it grow.
-      resourceLimits: { maxYoungGenerationSizeMb: 48 },
+      resourceLimits: { maxYoungGenerationSizeMb: 48, maxOldGenerationSizeMb: heap },
     })
     worker.unref()
     let failure: unknown
@@ -129,7 +136,9 @@ export function createLayerPool({
     if (!disposed && !thread.leaving)
       log.error('layer.thread.died', { code, job: task?.job, error: String(failure ?? '') })
     if (task !== undefined) {
-      const died = new Error(`a layer thread died during "${task.job}"`, { cause: failure })
+      const died = isOutOfMemory(failure)
+        ? tooMuch(task.job, heap)
+        : new Error(`a layer thread died during "${task.job}"`, { cause: failure })
       settle(task, task.cancelled ? cancelledError() : died)
     }
     dispatch()
@@ -283,4 +292,14 @@ async function end(thread: Thread): Promise<void> {
 
 function cancelledError(): BuilderError {
   return new BuilderError('ISB_CANCELLED', 'cancelled')
+}
+
+function isOutOfMemory(failure: unknown): boolean {
+  return failure instanceof Error && 'code' in failure && failure.code === 'ERR_WORKER_OUT_OF_MEMORY'
+}
+
+function tooMuch(job: string, heap: number): BuilderError {
+  return new BuilderError('ISB_LIMIT_EXCEEDED', `"${job}" of a layer needs more than ${heap} MiB of memory`, {
+    hint: 'Divide what has so many files, such as an archive, among several steps or layers.',
+  })
 }

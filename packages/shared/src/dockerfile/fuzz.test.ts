@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { processorTime } from '../../../../test/support/processor-time.js'
 import { type BuilderError, isBuilderError } from '../errors/builder-error.js'
 import { renderable, renderError } from '../errors/render.js'
 import { compileIgnore, parseIgnoreFile } from './ignore.js'
@@ -6,8 +7,9 @@ import type { Dockerfile, Instruction } from './instructions.js'
 import { parseDockerfile, parseOnbuild } from './parser.js'
 import { processWord, processWords } from './words.js'
 
+// Of processor time; on the clock it may be many times that.
 const seconds = Number(process.env['ISULA_FUZZ_SECONDS'] ?? '5')
-const timeout = seconds * 1500 + 30_000
+const timeout = seconds * 30_000 + 30_000
 /** Always run; a seed that fails is added. */
 const regressions: readonly number[] = [1, 2, 3]
 
@@ -75,9 +77,9 @@ interface Random {
 test(
   'whatever the input, the parser answers with a tree or an error inside the file',
   () => {
-    const end = performance.now() + seconds * 1000
+    const end = processorTime() + seconds * 1000
     for (const seed of regressions) check(seed)
-    for (let seed = 1000; performance.now() < end; seed++) check(seed)
+    for (let seed = 1000; processorTime() < end; seed++) check(seed)
   },
   timeout,
 )
@@ -86,15 +88,15 @@ test(
   'whatever is repeated, time stays in proportion',
   () => {
     const env = new Map([['a', 'b c']])
-    const end = performance.now() + seconds * 200
-    for (let seed = 1; performance.now() < end; seed++) {
+    const end = processorTime() + seconds * 200
+    for (let seed = 1; processorTime() < end; seed++) {
       const random = randomOf(seed)
       const unit = Array.from({ length: 1 + random.below(3) }, () => piece(random)).join('')
       const text = `FROM a\n${keywords[random.below(keywords.length)]} ${unit.repeat(200_000 / (unit.length + 1))}`
-      const start = performance.now()
+      const start = processorTime()
       attempt(() => parseDockerfile(text, 'f'))
       attempt(() => processWords(text, env))
-      expect(performance.now() - start, `seed ${seed}: ${JSON.stringify(unit)}`).toBeLessThan(2000)
+      expect(processorTime() - start, `seed ${seed}: ${JSON.stringify(unit)}`).toBeLessThan(2000)
     }
   },
   timeout,

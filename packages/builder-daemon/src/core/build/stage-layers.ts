@@ -37,7 +37,11 @@ export async function mergeStageLayers(
         { upper: staging.upper, fixedTime: environment.fixedTime },
         signal,
       )
-      return { id: await publishLayer(environment, staging, sealed), sealed: Promise.resolve(sealed) }
+      // Of the same layers the same becomes every time, so that a build without changes is the last image again.
+      const same = await ports.layers.findByDiffId(sealed.diffId, '', environment.lease, 'has')
+      if (same !== undefined) await ports.layers.abandon(staging)
+      const id = same?.id ?? (await publishLayer(environment, staging, sealed))
+      return { id, sealed: Promise.resolve(sealed) }
     })
     for (const id of chain) {
       const snapshot = results.get(id) ?? emptySnapshot
