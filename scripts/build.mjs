@@ -43,6 +43,40 @@ const sharedSources = {
   },
 }
 
+/**
+ * Libraries with a native part go into the bundles, and what they load by many looks at many places is named: the parts
+ * themselves stay files of their packages.
+ */
+const nativeParts = {
+  name: 'native-parts',
+  setup(bundler) {
+    const addon = 'better-sqlite3/build/Release/better_sqlite3.node'
+    bundler.onResolve({ filter: /^bindings$/ }, () => ({ path: addon, namespace: 'addon' }))
+    bundler.onLoad({ filter: /.*/, namespace: 'addon' }, ({ path }) => ({
+      contents: `module.exports = () => require(${JSON.stringify(path)})`,
+    }))
+  },
+}
+
+/**
+ * Libraries without the parts that nobody uses. Of gRPC, the clients: only what describes a server to others (channelz,
+ * ORCA) would want them, and nobody asks it to. Of the logger, the threads that lines may go through.
+ */
+const neededParts = {
+  name: 'needed-parts',
+  setup(bundler) {
+    bundler.onResolve({ filter: /^thread-stream$/ }, ({ path }) => ({ path, namespace: 'nothing' }))
+    bundler.onResolve({ filter: /^@grpc\/grpc-js$/ }, () => ({ path: at('scripts/start/grpc-server.cjs') }))
+    const clients = /^\.\/(admin|make-client|channel-credentials)$/
+    bundler.onResolve({ filter: clients }, ({ path, importer }) =>
+      /\/@grpc\/grpc-js\/build\/src\/(channelz|orca)\.js$/.test(importer)
+        ? { path, namespace: 'nothing' }
+        : undefined,
+    )
+    bundler.onLoad({ filter: /.*/, namespace: 'nothing' }, () => ({ contents: 'module.exports = {}' }))
+  },
+}
+
 const common = {
   plugins: [sharedSources],
   bundle: true,
@@ -93,8 +127,9 @@ await bundle(
     launcher: at(daemon, 'workers/launcher.ts'),
   },
   {
-    // The gRPC library wants the loader only to describe itself to others, which nobody asks it to.
-    external: ['koffi', 'better-sqlite3', '@grpc/proto-loader'],
+    plugins: [sharedSources, nativeParts, neededParts],
+    // The loader is asked for by what describes a server, too.
+    external: ['@koromix/*', '*.node', '@grpc/proto-loader'],
     // The sources are modules; bundled as CommonJS they start faster, and this is their own address.
     banner: {
       js: "'use strict';const __moduleUrl = require('node:url').pathToFileURL(__filename).href;",

@@ -1,2 +1,8 @@
 'use strict'
-require('./code-cache.cjs').runBundle(module, require)
+const { runBundle } = require('./code-cache.cjs')
+const { lazily } = require('./lazy-modules.cjs')
+
+/** What a daemon needs when it has something to do, and not before its first answer. */
+const late = new Set(['child_process', 'https', 'timers/promises', 'worker_threads', 'zlib'])
+
+runBundle(module, lazily(require, (id) => late.has(id.replace(/^node:/, ''))))

@@ -177,8 +177,9 @@ describe.skipIf(!isRoot)('a running daemon', () => {
   })
   afterAll(async () => await daemon?.stop())
 
-  test('logs one JSON document per line, with debug as asked for', () => {
-    expect(events().map(({ event }) => event)).toContain('daemon.ready')
+  test('logs one JSON document per line, with debug as asked for', async () => {
+    // It answers before it could build, and is ready when it can do all.
+    await expect.poll(() => events().map(({ event }) => event), { timeout: 5_000 }).toContain('daemon.ready')
     expect(events().some(({ level }) => level === 20)).toBe(true)
   })
 

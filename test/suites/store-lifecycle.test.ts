@@ -30,6 +30,7 @@ import {
   configBytes,
   diffIdOf,
   makeRoots,
+  type OpenOptions,
   openAt,
   pruneStore,
   publishContent,
@@ -53,7 +54,7 @@ afterEach(async () => {
   await roots.remove()
 })
 
-async function open(options: Partial<StoreOptions> = {}): Promise<Store> {
+async function open(options: OpenOptions = {}): Promise<Store> {
   const store = await openAt(roots, worker, options)
   opened.push(store)
   return store

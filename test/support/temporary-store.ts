@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { LayerRecord, Lease, SealedLayer } from '../../packages/builder-daemon/src/ports/layer-store.js'
 import type { Logger } from '../../packages/builder-daemon/src/ports/logger.js'
+import { lockStore } from '../../packages/builder-daemon/src/storage/lock.js'
 import { openStore, type Store, type StoreOptions } from '../../packages/builder-daemon/src/storage/store.js'
 import { type DiffId, digestOf } from '../../packages/shared/src/oci/digest.js'
 
@@ -49,21 +50,39 @@ export async function makeRoots(): Promise<Roots> {
   }
 }
 
-export function openAt(
+/** `pid`: who seems to hold the locks. */
+export type OpenOptions = Partial<StoreOptions> & { readonly pid?: number }
+
+/** Locks and opens a store as a daemon would; closing it gives up the locks. */
+export async function openAt(
   roots: Roots,
   databaseWorker: URL,
-  options: Partial<StoreOptions> = {},
+  { pid = process.pid, ...options }: OpenOptions = {},
 ): Promise<Store> {
+  const lock = lockStore({ ...roots, ...options }, pid)
+  try {
+    const store = await openUnlocked(roots, databaseWorker, options)
+    let closed: Promise<void> | undefined
+    const close = (): Promise<void> => {
+      closed ??= store.close().finally(lock.release)
+      return closed
+    }
+    return { ...store, close, [Symbol.asyncDispose]: close }
+  } catch (error) {
+    lock.release()
+    throw error
+  }
+}
+
+function openUnlocked(roots: Roots, databaseWorker: URL, options: Partial<StoreOptions>): Promise<Store> {
   return openStore({
     dataRoot: roots.dataRoot,
-    runRoot: roots.runRoot,
     durability: 'verified',
     verify: verifyContent,
     digestFile: async (path) => digestOf(await readFile(path)),
     log: collectingLogger(),
     clock: { now: () => Date.now() },
     databaseWorker,
-    pid: process.pid,
     flushDelayMs: 20,
     upkeepAfterMs: 20,
     collectEveryMs: 0,

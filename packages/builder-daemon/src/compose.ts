@@ -1,23 +1,15 @@
 import { randomBytes } from 'node:crypto'
-import {
-  closeSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { buildInfo } from '@isula-build/shared/build-info.js'
-import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import type { Entrance } from './compose/entrance.js'
 import { createTransfers } from './compose/transfers.js'
 import type { DaemonConfig } from './config/daemon-config.js'
-import { makeRunRoot } from './config/run-root.js'
 import { loadTransportKey } from './config/transport-key.js'
+import { deferred } from './core/build/deferred.js'
 import type { FollowSpool } from './core/build/progress.js'
 import { longestStay } from './core/gc/policy.js'
 import { BuildQueue } from './core/queue/build-queue.js'
@@ -30,12 +22,13 @@ import { createLifecycle } from './lifecycle.js'
 import { openAuditLog } from './observe/audit.js'
 import type { LayerWorkers } from './ports/layer-worker.js'
 import type { Logger } from './ports/logger.js'
+import type { Runtime } from './ports/runtime.js'
 import { createDownloader } from './remote/download.js'
 import { createBuilderService } from './rpc/builder-service.js'
 import { createControlService } from './rpc/control-service.js'
-import { createRpcServer } from './rpc/server.js'
+import { type RpcServer, serveRpc, turnAway } from './rpc/server.js'
 import { createRuntime } from './runtime/launcher-client.js'
-import type { SpawnedLauncher } from './runtime/launcher-process.js'
+import { spawnLauncher } from './runtime/launcher-process.js'
 import { followSpool } from './runtime/spool.js'
 import { createBuildOperations } from './service/build-operations.js'
 import { createResolverOpener } from './service/build-resolver.js'
@@ -67,8 +60,10 @@ export interface Daemon {
 /** What a start brings along. */
 export interface DaemonStart {
   readonly log: Logger
-  /** Ended when the daemon cannot start. */
-  readonly launcher: SpawnedLauncher
+  /** Given up when the daemon cannot start. */
+  readonly entrance: Entrance
+  /** Gives the start up; its reason is what the start fails with. */
+  readonly signal: AbortSignal
   readonly environment: Readonly<Record<string, string | undefined>>
 }
 
@@ -82,23 +77,29 @@ const systemDirectories = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 /** One remote ADD. */
 const downloadLimits = { size: 50 * 1024 ** 3, idle: 60_000 }
 
-/** Everything that exists, in the order in which it starts: the lock first, the socket last. */
+/**
+ * Everything that exists, in the order in which it starts. The locks are held and the socket is there already, so a
+ * client may connect while all of this happens; it is let in when every call can be answered, over a store that is
+ * sound. Containers need one process more, which starts last and not in the way of those who wait: builds begin, and
+ * the daemon says that it is ready, when it is there. Whoever waited for a start that fails is told why.
+ */
 export async function composeDaemon(
   config: DaemonConfig,
-  { log, launcher, environment }: DaemonStart,
+  { log, entrance, signal, environment }: DaemonStart,
 ): Promise<Daemon> {
-  const lifecycle = createLifecycle(log)
+  const lifecycle = createLifecycle(log, signal)
   const clock = { now: () => Date.now() }
   const entry = (name: string): URL => new URL(`./${name}.cjs`, import.meta.url)
   const architecture = hostArchitecture()
   const platform = { os: 'linux', architecture }
+  const { door } = entrance
+  let server: RpcServer | undefined
   try {
     await lifecycle.step(
-      'launcher process',
-      () => launcher,
+      'entrance',
+      () => entrance,
       ({ close }) => close(),
     )
-    makeRunRoot(config.runRoot)
     const temporary = join(config.runRoot, 'tmp')
     const workers = await lifecycle.step(
       'layer workers',
@@ -109,8 +110,8 @@ export async function composeDaemon(
       'store',
       () =>
         openStore({
-          ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, durability: config.durability },
-          ...{ log, clock, databaseWorker: entry('database-worker'), pid: process.pid },
+          ...{ dataRoot: config.dataRoot, durability: config.durability },
+          ...{ log, clock, databaseWorker: entry('database-worker') },
           sharedCache: config.sharedCache,
           verify: verifier(workers),
           digestFile: fileDigester(workers),
@@ -122,17 +123,6 @@ export async function composeDaemon(
     const agentRoot = join(config.runRoot, 'agents')
     for (const left of [spoolRoot, agentRoot, temporary]) rmSync(left, { recursive: true, force: true })
     mkdirSync(temporary, { mode: 0o700 })
-    const starting = lifecycle.step(
-      'runtime',
-      () =>
-        createRuntime({
-          ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, runtimePath: config.runtime, log },
-          ...{ launcherEntry: fileURLToPath(entry('launcher')), spawned: launcher },
-        }),
-      async (started) => await started[Symbol.asyncDispose](),
-    )
-    // Its failure is heard of where the runtime is waited for, unless another step fails before.
-    starting.catch(() => undefined)
     const audit = await lifecycle.step(
       'audit log',
       () => openAuditLog({ path: config.auditLog, clock, log }),
@@ -183,81 +173,118 @@ export async function composeDaemon(
       (started) => started[Symbol.dispose](),
     )
     const engines = enginesOf(config)
-    const runtime = await starting
+    const runtime = deferred<Runtime>()
     const privileges = { uids: config.privilegedUids, gids: config.privilegedGids }
+    const runSession = createRunSession({
+      ...{ images, clock, platform, privileges, agentRoot },
+      ports: {
+        ...{ layers, workers, log, cache: store.cache },
+        runtime: { run: async (spec, signal) => await (await runtime.promise).run(spec, signal) },
+        cacheMounts: store.cacheMounts,
+        downloads: createDownloader(downloadLimits),
+      },
+      executions: {
+        steps: createSharedExecutions(log),
+        contextLayers: createSharedExecutions(log),
+        seals: createSharedExecutions(log),
+        slots: createStepSlots(config.maxParallelSteps ?? Math.max(16, 4 * availableParallelism())),
+      },
+      proxyEnv: proxyVariables(environment),
+      secretKey: secretKey(join(config.dataRoot, 'secret-digest.key')),
+      openContexts: createContextOpener({
+        files,
+        layers,
+        workers,
+        statTables: join(config.dataRoot, 'stat'),
+      }),
+      openResolver: createResolverOpener(transfers),
+      caches: createCacheExchange({ pushes: transfers, files, clock }),
+      writeOutputs: createOutputWriter({ archives, pushes: transfers, engines, clock }),
+      writeList: createListWriter({ archives, pushes: { ...transfers, lists } }),
+      requireRunnable: async (wanted) => requireRunnable(wanted, platform),
+    })
     const builds = createBuildOperations({
       ...{ clock, log, privileges, spoolRoot, follow },
       onEnd: collector.soon,
       queue: new BuildQueue({ running: config.maxBuilds, waiting: config.maxWaitingBuilds }),
-      run: createRunSession({
-        ...{ images, clock, platform, privileges, agentRoot },
-        ports: {
-          ...{ layers, workers, runtime, log, cache: store.cache },
-          cacheMounts: store.cacheMounts,
-          downloads: createDownloader(downloadLimits),
-        },
-        executions: {
-          steps: createSharedExecutions(log),
-          contextLayers: createSharedExecutions(log),
-          seals: createSharedExecutions(log),
-          slots: createStepSlots(config.maxParallelSteps ?? Math.max(16, 4 * availableParallelism())),
-        },
-        proxyEnv: proxyVariables(environment),
-        secretKey: secretKey(join(config.dataRoot, 'secret-digest.key')),
-        openContexts: createContextOpener({
-          files,
-          layers,
-          workers,
-          statTables: join(config.dataRoot, 'stat'),
-        }),
-        openResolver: createResolverOpener(transfers),
-        caches: createCacheExchange({ pushes: transfers, files, clock }),
-        writeOutputs: createOutputWriter({ archives, pushes: transfers, engines, clock }),
-        writeList: createListWriter({ archives, pushes: { ...transfers, lists } }),
-        requireRunnable: async (wanted) => requireRunnable(wanted, platform),
-      }),
+      // What an earlier daemon left running is ended before anything is built.
+      run: async (session) => {
+        await runtime.promise
+        return await runSession(session)
+      },
     })
     const core = createBuilderCore({
       ...{ config, buildInfo, images, lists, archives, builds, key, transfers },
       collector,
     })
-    const server = await lifecycle.step(
-      'socket',
+    // Its group is the one that may read it; whoever is served has it.
+    await lifecycle.step(
+      'public key',
+      () => key.publish(door.gid),
+      () => key.withdraw(),
+    )
+    const serving = await lifecycle.step(
+      'service',
       () =>
-        createRpcServer({
-          socketPath: config.socket,
-          group: config.group,
+        serveRpc(door, {
           services: [createControlService(core), createBuilderService(core)],
           ...{ log, audit, membership },
         }),
       (listening) => listening.close(0),
     )
-    // Whoever has the socket has the key; its group is the one that may read it.
-    await lifecycle.step(
-      'public key',
-      () => key.publish(statSync(config.socket).gid),
-      () => key.withdraw(),
+    server = serving
+    const launcher = await lifecycle.step(
+      'launcher process',
+      () => spawnLauncher(fileURLToPath(entry('launcher'))),
+      ({ close }) => close(),
     )
-    key
-      .rotate(statSync(config.socket).gid, keyLifetime)
-      .catch((error) => log.error('transport-key.kept', { error }))
+    // What comes of it is what the next step fails with.
+    const giveUp = (): void => void launcher.close().catch(() => undefined)
+    signal.addEventListener('abort', giveUp, { once: true })
+    runtime.resolve(
+      await lifecycle.step(
+        'runtime',
+        () =>
+          createRuntime({
+            ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, runtimePath: config.runtime, log },
+            ...{ launcherEntry: fileURLToPath(entry('launcher')), spawned: launcher },
+          }),
+        async (started) => await started[Symbol.asyncDispose](),
+      ),
+    )
+    signal.removeEventListener('abort', giveUp)
+    signal.throwIfAborted()
+    key.rotate(door.gid, keyLifetime).catch((error) => log.error('transport-key.kept', { error }))
     notifyManager('READY=1', environment['NOTIFY_SOCKET'])
     log.info('daemon.ready', { socket: config.socket, version: buildInfo.version })
     return {
       async stop() {
         notifyManager('STOPPING=1', environment['NOTIFY_SOCKET'])
-        await server.close(drainTime)
+        await serving.close(drainTime)
         builds.active.cancelAll()
         await builds.active.drained()
         await lifecycle.stop()
       },
-      hurry: () => void server.close(0),
+      hurry: () => void serving.close(0),
       reload: () => transfers.rules.reload(),
     }
-  } catch (error) {
+  } catch (failure) {
+    const error = signal.aborted ? signal.reason : failure
+    const reason = whyNot(error)
+    await (server === undefined ? turnAway(door, reason, log) : server.close(0, reason)).catch((failed) =>
+      log.error('start.callers-lost', { error: failed }),
+    )
     await lifecycle.stop()
     throw error
   }
+}
+
+/** What callers are told of a start that failed. */
+function whyNot(error: unknown): BuilderError {
+  if (isBuilderError(error, 'ISB_SHUTTING_DOWN')) return error
+  const hint = 'Its log says more: journalctl -u isula-build'
+  const why = isBuilderError(error) ? error.message : 'an internal error'
+  return new BuilderError('ISB_DAEMON_UNREACHABLE', `isula-builder could not start: ${why}`, { hint })
 }
 
 function poolSize(): number {

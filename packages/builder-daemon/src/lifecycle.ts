@@ -8,6 +8,7 @@ export type Undo = () => void | PromiseLike<void>
  * the order in which they began, each at most once.
  */
 export interface Lifecycle {
+  /** Fails with the reason of the lifecycle's signal, and does nothing, once that is aborted. */
   step<T>(name: string, run: () => T | Promise<T>, undo?: (value: T) => void | PromiseLike<void>): Promise<T>
   /** Every undo runs, also after one fails; failures are logged. */
   stop(): Promise<void>
@@ -19,7 +20,7 @@ interface Step {
   undo?: Undo
 }
 
-export function createLifecycle(log: Logger): Lifecycle {
+export function createLifecycle(log: Logger, signal?: AbortSignal): Lifecycle {
   const steps: Step[] = []
   const underWay = new Set<Promise<unknown>>()
 
@@ -37,6 +38,7 @@ export function createLifecycle(log: Logger): Lifecycle {
 
   return {
     async step(name, run, undo) {
+      signal?.throwIfAborted()
       const step: Step = { name }
       steps.push(step)
       const performed = perform(step, run, undo)

@@ -1,12 +1,12 @@
-import { fileURLToPath } from 'node:url'
 import { buildInfo } from '@isula-build/shared/build-info.js'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { takeEntrance } from './compose/entrance.js'
+import type { Daemon } from './compose.js'
 import { completionScript } from './config/completion.js'
 import { loadConfig } from './config/daemon-config.js'
 import { daemonHelp, parseFlags } from './config/flags.js'
 import { createLogger } from './observe/log.js'
 import { dumpStacks } from './observe/stack-dump.js'
-import { spawnLauncher } from './runtime/launcher-process.js'
 
 async function main(argv: readonly string[]): Promise<void> {
   const outcome = parseFlags(argv, process.env)
@@ -23,8 +23,6 @@ async function main(argv: readonly string[]): Promise<void> {
     })
   }
   process.umask(0o022)
-  // It loads while this process does; what it does to the run root it does when told, under the locks of the store.
-  const launcher = spawnLauncher(fileURLToPath(new URL('./launcher.cjs', import.meta.url)))
   const config = loadConfig(outcome.flags)
   const log = createLogger(config.logLevel)
   for (const warning of config.warnings) log.warn('config.default', { warning })
@@ -40,17 +38,31 @@ async function main(argv: readonly string[]): Promise<void> {
     }
   })
 
-  const { composeDaemon } = await import('./compose.js')
-  const daemon = await composeDaemon(config, { log, launcher, environment: process.env })
-  let stopping: Promise<void> | undefined
+  const starting = new AbortController()
+  let daemon: Daemon | undefined
   const stop = (signal: string): void => {
     log.info('daemon.stopping', { signal })
-    // A second signal stops waiting for running builds.
-    if (stopping !== undefined) daemon.hurry()
-    stopping ??= daemon.stop().then(() => process.exit(0))
+    if (starting.signal.aborted) {
+      // A second signal stops waiting for running builds.
+      daemon?.hurry()
+      return
+    }
+    starting.abort(new BuilderError('ISB_SHUTTING_DOWN', 'the daemon is stopping'))
+    daemon?.stop().then(() => process.exit(0))
   }
-  process.on('SIGHUP', () => void daemon.reload())
+  process.on('SIGHUP', () => void daemon?.reload())
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(signal))
+
+  // Clients may come while the rest is loaded, which takes most of a start.
+  const entrance = takeEntrance(config)
+  const { composeDaemon } = await import('./compose.js')
+  try {
+    const { signal } = starting
+    daemon = await composeDaemon(config, { log, entrance, signal, environment: process.env })
+  } catch (error) {
+    if (starting.signal.aborted) process.exit(0)
+    throw error
+  }
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {

@@ -12,8 +12,6 @@ export interface NameService {
 /** How long a directory server may take to answer, milliseconds. */
 const patience = 5_000
 
-const run = promisify(execFile)
-
 /** Through `id` and `getent`; fails when there is no answer. */
 export const nameService: NameService = {
   async groupsOf(name) {
@@ -33,7 +31,7 @@ export const nameService: NameService = {
 async function ask(program: string, args: readonly string[], unknown: number): Promise<string> {
   const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
   try {
-    const { stdout } = await run(program, [...args], {
+    const { stdout } = await promisify(execFile)(program, [...args], {
       cwd: '/',
       env,
       timeout: patience,

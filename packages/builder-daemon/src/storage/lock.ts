@@ -2,8 +2,9 @@ import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync 
 import { dirname } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { tryFlock } from '../system/syscalls.js'
+import { checkFileSystem, layoutOf, makeDataRoot } from './layout.js'
 
-/** A held lock; the kernel releases it when the process ends, however it ends. */
+/** A held lock, to be released once; the kernel does when the process ends, however it ends. */
 export interface Lock {
   release(): void
 }
@@ -32,4 +33,33 @@ export function takeLock(path: string, pid: number): Lock {
     throw error
   }
   return { release: () => closeSync(fd) }
+}
+
+export interface StoreRoots {
+  readonly dataRoot: string
+  readonly runRoot: string
+}
+
+/**
+ * Locks the data root, which is made when it is missing, and the run root: whoever has both is the only daemon that
+ * uses either. Fails with ISB_CONFIG_INVALID when the data root cannot hold a store, ISB_ALREADY_EXISTS when another
+ * daemon has one of them.
+ */
+export function lockStore({ dataRoot, runRoot }: StoreRoots, pid: number): Lock {
+  const layout = layoutOf(dataRoot)
+  checkFileSystem(layout)
+  makeDataRoot(layout)
+  const data = takeLock(layout.lock, pid)
+  try {
+    const run = takeLock(`${runRoot}/isula-builder.lock`, pid)
+    return {
+      release() {
+        run.release()
+        data.release()
+      },
+    }
+  } catch (error) {
+    data.release()
+    throw error
+  }
 }

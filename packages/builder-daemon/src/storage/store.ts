@@ -24,8 +24,7 @@ import { createFlusher, type Flusher } from './flusher.js'
 import { type Collection, type CollectLimits, createCollector, defaultLimits } from './gc.js'
 import { createImageStore, type LocalImageStore } from './images.js'
 import { createLayerStore } from './layers.js'
-import { checkFileSystem, type Layout, layoutOf, makeDataRoot, prepareLayout } from './layout.js'
-import { type Lock, takeLock } from './lock.js'
+import { type Layout, layoutOf, prepareLayout } from './layout.js'
 import { createManifestListStore } from './manifest-lists.js'
 import { createPresence } from './presence.js'
 import { type RecoveryReport, recover, sweepTemporaries } from './recovery.js'
@@ -37,7 +36,6 @@ import { createUpkeep, type UpkeepReport } from './upkeep.js'
 
 export interface StoreOptions {
   readonly dataRoot: string
-  readonly runRoot: string
   /**
    * `verified`: a layer is acknowledged before its files are flushed, and verified before its next use
    * if the machine stops in between. `strict`: it is acknowledged when everything is flushed.
@@ -49,8 +47,6 @@ export interface StoreOptions {
   readonly clock: Clock
   /** Module that runs a store thread (`workers/database-worker`). */
   readonly databaseWorker: URL
-  /** Written into the locks. */
-  readonly pid: number
   /** Look-ups in the build cache also find what other users made. */
   readonly sharedCache?: boolean
   readonly limits?: CollectLimits
@@ -99,47 +95,23 @@ export interface Store extends AsyncDisposable {
   upkeep(): Promise<UpkeepReport>
   /** Waits for upkeep, and for flushes and removals that are under way. */
   settle(): Promise<void>
-  /** Flushes, closes the database and gives up the locks. */
+  /** Flushes and closes the database. */
   close(): Promise<void>
 }
 
-function lockAll(layout: Layout, options: StoreOptions): Lock {
-  makeDataRoot(layout)
-  const data = takeLock(layout.lock, options.pid)
-  try {
-    const run = takeLock(`${options.runRoot}/isula-builder.lock`, options.pid)
-    return {
-      release() {
-        run.release()
-        data.release()
-      },
-    }
-  } catch (error) {
-    data.release()
-    throw error
-  }
-}
-
 /**
- * Opens the store of a daemon: takes its locks, puts right what the last daemon left, and starts its
- * threads. Fails with ISB_CONFIG_INVALID when the data root cannot hold a store, ISB_ALREADY_EXISTS
- * when another daemon has it, ISB_UNSUPPORTED when a newer one wrote it.
+ * Opens the store of a daemon, whose locks (lock.ts) are held until it is closed: puts right what the last daemon left,
+ * and starts its threads. Fails with ISB_CONFIG_INVALID when overlayfs could not work on the data root, ISB_UNSUPPORTED
+ * when a newer daemon wrote it.
  */
 export async function openStore(options: StoreOptions): Promise<Store> {
   const layout = layoutOf(options.dataRoot)
-  checkFileSystem(layout)
-  const lock = lockAll(layout, options)
-  try {
-    const began = performance.now()
-    prepareLayout(layout)
-    sweepTemporaries(layout)
-    const recovery = recover(layout, options.log, () => Math.round(performance.now() - began))
-    options.log.info('store.recovered', { ...recovery })
-    return await startStore(layout, options, recovery, lock)
-  } catch (error) {
-    lock.release()
-    throw error
-  }
+  const began = performance.now()
+  prepareLayout(layout)
+  sweepTemporaries(layout)
+  const recovery = recover(layout, options.log, () => Math.round(performance.now() - began))
+  options.log.info('store.recovered', { ...recovery })
+  return await startStore(layout, options, recovery)
 }
 
 function createStoreFlusher(thread: StoreThread, database: Database, options: StoreOptions): Flusher {
@@ -162,12 +134,7 @@ function createStoreFlusher(thread: StoreThread, database: Database, options: St
   })
 }
 
-async function startStore(
-  layout: Layout,
-  options: StoreOptions,
-  recovery: RecoveryReport,
-  lock: Lock,
-): Promise<Store> {
+async function startStore(layout: Layout, options: StoreOptions, recovery: RecoveryReport): Promise<Store> {
   const { log, clock, databaseWorker: entry } = options
   const notice = (error: Error) => log.warn('store.thread', { error: error.message })
   // Open before the first write, to hear of every write error.
@@ -242,7 +209,6 @@ async function startStore(
     closeSync(flushed)
     const failed = ended.find((end) => end.status === 'rejected')
     if (failed === undefined && !upkeep.hasFailed() && database.isSound()) markClean(layout, log)
-    lock.release()
     if (failed !== undefined) throw failed.reason
   }
   const closeOnce = () => {
