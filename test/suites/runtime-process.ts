@@ -223,6 +223,14 @@ export function processSuite(get: () => RuntimeFixture): void {
       expect(leftovers(get().runRoot)).toEqual({ processes: [], mounts: [], cgroups: [], runs: [] })
     })
 
+    test('the launcher goes before what computes, no command does', async () => {
+      const nice = 'cut -d" " -f19 /proc/self/stat'
+      const { output } = await get().run(`${nice}; sh -c 'sh -c "${nice.replaceAll('"', '\\"')}" & wait'`)
+      expect(output).toBe('0\n0\n')
+      const stat = readFileSync(`/proc/${get().runtime.launcherPid()}/stat`, 'latin1')
+      expect(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]).toBe('-5')
+    })
+
     test('many at once each get their own result', async () => {
       const all = await Promise.all(
         Array.from({ length: 12 }, (_, n) => get().run(`echo ${n}; sleep 0.2; exit ${n}`)),

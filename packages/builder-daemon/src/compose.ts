@@ -14,6 +14,7 @@ import type { FollowSpool } from './core/build/progress.js'
 import { longestStay } from './core/gc/policy.js'
 import { BuildQueue } from './core/queue/build-queue.js'
 import { createStepSlots } from './core/queue/step-slots.js'
+import { createImageUsers } from './core/solve/image-users.js'
 import { createSharedExecutions } from './core/solve/shared-executions.js'
 import { defaultLimits } from './export/archive-limits.js'
 import { createCallerFiles } from './identity/caller-files.js'
@@ -46,6 +47,7 @@ import type { VerifyLayer } from './storage/suspects.js'
 import { requireRunnable } from './system/emulation.js'
 import { hostArchitecture } from './system/host-info.js'
 import { notifyManager } from './system/notify.js'
+import { raiseThreads, shortWork } from './system/priority.js'
 import { createLayerPool } from './workers/layer-pool.js'
 
 export interface Daemon {
@@ -94,6 +96,7 @@ export async function composeDaemon(
   const platform = { os: 'linux', architecture }
   const { door } = entrance
   let server: RpcServer | undefined
+  raiseThreads(shortWork)
   try {
     await lifecycle.step(
       'entrance',
@@ -187,6 +190,7 @@ export async function composeDaemon(
         steps: createSharedExecutions(log),
         contextLayers: createSharedExecutions(log),
         seals: createSharedExecutions(log),
+        users: createImageUsers(workers),
         slots: createStepSlots(config.maxParallelSteps ?? Math.max(16, 4 * availableParallelism())),
       },
       proxyEnv: proxyVariables(environment),

@@ -1,7 +1,14 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { detectCgroups, parseCgroupMounts, removeCgroupParents, unneededHierarchies } from './cgroups.js'
+import {
+  detectCgroups,
+  expectJoining,
+  ownCgroup,
+  parseCgroupMounts,
+  removeCgroupParents,
+  unneededHierarchies,
+} from './cgroups.js'
 
 const line = (place: string, type: string, options: string): string =>
   `30 24 0:26 / ${place} rw,relatime shared:9 - ${type} ${type} ${options}`
@@ -67,3 +74,20 @@ test.skipIf(process.getuid?.() !== 0)(
     expect(cgroups.hierarchies.filter(({ path }) => existsSync(join(path, shared)))).toEqual([])
   },
 )
+
+test('the own cgroup in a hierarchy', () => {
+  const text = '9:name=systemd:/a\n4:cpu,cpuacct:/b:c\n3:pids:/\n0::/user.slice\n'
+  expect(ownCgroup(text, { controllers: ['pids'] })).toBe('/')
+  expect(ownCgroup(text, { controllers: ['cpuacct', 'cpu'] })).toBe('/b:c')
+  expect(ownCgroup(text, { controllers: [] })).toBe('/user.slice')
+  expect(ownCgroup(text, { controllers: ['cpu'] })).toBeUndefined()
+  expect(ownCgroup('', { controllers: [] })).toBeUndefined()
+})
+
+test('who expects somebody to join a cgroup stays in his own', async () => {
+  const found = parseCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'))
+  const before = readFileSync('/proc/self/cgroup', 'utf8')
+  await expectJoining({ ...found, limitsProcesses: false })
+  expect(readFileSync('/proc/self/cgroup', 'utf8')).toBe(before)
+  await expectJoining({ mode: 'none', hierarchies: [], limitsProcesses: false })
+})

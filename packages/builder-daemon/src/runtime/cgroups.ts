@@ -1,4 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { bytesOfText } from '@isula-build/shared/oci/byte-path.js'
@@ -166,6 +167,38 @@ function delegatePids(root: string, path: string): void {
     directory = join(directory, part)
     mkdirSync(directory, { recursive: true })
   }
+}
+
+/**
+ * Whoever joins a cgroup waits until every processor knows of it, some milliseconds, unless somebody joined one a moment
+ * ago. This process joins its own anew, on a thread of libuv's, while a container that is to join one is still being
+ * prepared.
+ */
+export async function expectJoining({ hierarchies, ...cgroups }: Cgroups): Promise<void> {
+  const [hierarchy] = countingHierarchies({ hierarchies, ...cgroups })
+  if (hierarchy === undefined) return
+  const own = ownCgroup(readFileSync('/proc/self/cgroup', 'utf8'), hierarchy)
+  if (own === undefined) return
+  // It may be refused, or be in another namespace; the container waits for itself then.
+  await writeFile(join(hierarchy.path, own, 'cgroup.procs'), '0', { flag: 'r+' }).catch(() => undefined)
+}
+
+/** This process's path in the hierarchy, from the text of /proc/self/cgroup (cgroups(7)). */
+export function ownCgroup(
+  text: string,
+  { controllers }: Pick<CgroupHierarchy, 'controllers'>,
+): string | undefined {
+  for (const line of text.split('\n')) {
+    const [, names = '', ...path] = line.split(':')
+    const listed = names === '' ? [] : names.split(',')
+    if (
+      path.length > 0 &&
+      listed.length === controllers.length &&
+      listed.every((name) => controllers.includes(name))
+    )
+      return path.join(':')
+  }
+  return undefined
 }
 
 function below(directory: string): readonly string[] {

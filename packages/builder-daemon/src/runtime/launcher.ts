@@ -7,6 +7,7 @@ import {
   type Cgroups,
   cgroupDirectories,
   countingDirectories,
+  expectJoining,
   killCgroup,
   removeCgroup,
   removeCgroupParents,
@@ -82,9 +83,10 @@ export function createLauncher(options: LauncherOptions): Launcher {
     const directory = join(paths.runs, id)
     const cgroupPath = `${settings.cgroupParent}/${id}`
     mkdirSync(directory, { mode: 0o700 })
+    expectJoining(cgroups).catch((error: unknown) => logFailure('run.join_failed', id, error))
     try {
       const withoutDevices = cgroups.mode === 'none' || request.process.kind === 'chroot'
-      const rootfs = assembleRootfs(request, { dataRoot: settings.dataRoot, directory, withoutDevices })
+      const rootfs = await assembleRootfs(request, { dataRoot: settings.dataRoot, directory, withoutDevices })
       try {
         const pipe = openOutputPipe(request.spool, settings.spoolQuota, (bytes) =>
           send({ type: 'stalled', id, bytes }),
@@ -104,6 +106,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
           cgroups,
           cgroupPath,
           self: options.self,
+          started: () => rootfs.handOver(),
           killed: () => run.killed,
           watch(pid) {
             run.pids.add(pid)
@@ -125,7 +128,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
           await endProcesses(id, find(cgroups, cgroupPath), pipe)
         }
       } finally {
-        rootfs.release()
+        await rootfs.release()
       }
     } finally {
       await removeRun(request, directory, cgroupPath)

@@ -28,6 +28,7 @@ export async function runOciContainer(
   if (failed !== undefined) return failed
   const pid = Number(readFileSync(join(directory, 'pid'), 'utf8'))
   const forget = reaper.isRunning(pid) ? context.watch(pid) : () => undefined
+  context.started()
   pipe.closeWriter()
   pipe.start()
   return await reaper.ended(pid).finally(forget)

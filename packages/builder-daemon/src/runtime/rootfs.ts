@@ -4,7 +4,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { bytesOfText, rootedPath } from '@isula-build/shared/oci/byte-path.js'
 import { lstatIfExists } from '../system/file-stat.js'
 import { AT_FDCWD } from '../system/libc.js'
-import { MS_MOVE, MS_NODEV, mount } from '../system/processes.js'
+import { detachLater, MS_MOVE, MS_NODEV, mount } from '../system/processes.js'
 import { resolveInRoot } from '../system/rooted.js'
 import { O_DIRECTORY, O_PATH, openat } from '../system/syscalls.js'
 import { SystemError } from '../system/system-error.js'
@@ -27,8 +27,10 @@ import { forecastStubs } from './stub-forecast.js'
 /** A complete root file system: layers, RUN mounts, /etc/hosts and /etc/resolv.conf. */
 export interface Rootfs {
   readonly path: string
+  /** Leaves it to the container, which has mounts of its own by now: nothing has to be unmounted when that ends. */
+  handOver(): void
   /** Unmounts all of it and removes every trace but what the RUN itself wrote into the upper. */
-  release(): void
+  release(): Promise<void>
 }
 
 export interface RootfsOptions {
@@ -42,13 +44,13 @@ export interface RootfsOptions {
 const systemFiles = ['hosts', 'resolv.conf'] as const
 
 /** Fails with ISB_ARGUMENT_INVALID, ISB_LIMIT_EXCEEDED or ISB_STEP_FAILED; nothing is left then. */
-export function assembleRootfs(request: LaunchRequest, options: RootfsOptions): Rootfs {
+export async function assembleRootfs(request: LaunchRequest, options: RootfsOptions): Promise<Rootfs> {
   checkLayerCount(request.lowers.length)
   const root = new RootMount(request, options)
   try {
     root.assemble()
   } catch (error) {
-    root.release()
+    await root.release()
     throw error
   }
   return root
@@ -67,6 +69,8 @@ class RootMount implements Rootfs {
   private readonly stage: MountStage
   private made: readonly string[] = []
   private rootFd: number | undefined
+  /** Under way or done: the root has left this mount namespace. */
+  private handedOver: Promise<unknown> | undefined
 
   constructor(
     private readonly request: LaunchRequest,
@@ -145,11 +149,20 @@ class RootMount implements Rootfs {
     return this.rootFd
   }
 
-  private unmountRoot(): void {
+  private closeRoot(): void {
     if (this.rootFd !== undefined) closeSync(this.rootFd)
     this.rootFd = undefined
+  }
+
+  private unmountRoot(): void {
+    this.closeRoot()
     detach(this.path)
     clearWork(this.request.work)
+  }
+
+  handOver(): void {
+    this.closeRoot()
+    this.handedOver ??= detachLater(this.path).catch(() => false)
   }
 
   private attach(root: number, { staged, point }: Placed): void {
@@ -163,9 +176,12 @@ class RootMount implements Rootfs {
     }
   }
 
-  release(): void {
+  async release(): Promise<void> {
     const { directory } = this.options
+    this.handOver()
+    await this.handedOver
     everyStep([
+      // What has not gone by now tells why.
       () => this.unmountRoot(),
       () => this.stage.release(),
       () => removeMadePoints(this.request.upper, this.made),

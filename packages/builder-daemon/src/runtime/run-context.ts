@@ -25,6 +25,8 @@ export interface RunContext {
   readonly cgroupPath: string
   /** How to start this program again: Node.js and its arguments. */
   readonly self: readonly [string, ...string[]]
+  /** To be called when the container has a mount namespace of its own. */
+  readonly started: () => void
   readonly killed: () => boolean
   /**
    * Announces a process to be killed with the RUN, at once when the RUN already is. The returned

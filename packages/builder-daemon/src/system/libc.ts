@@ -2,7 +2,7 @@ import { arch } from 'node:os'
 import koffi from 'koffi'
 import { SystemError } from './system-error.js'
 
-/** Synchronous calls only: koffi's asynchronous calls lose errno. */
+/** Synchronous calls, but for `libcLater`: koffi's asynchronous calls lose errno. */
 export type NativeArgument = number | bigint | Buffer | null
 export type NativeFunction = (...args: NativeArgument[]) => number
 
@@ -20,6 +20,27 @@ export function libc(prototype: string): NativeFunction {
       bound = library.func(prototype) as NativeFunction
     }
     return bound(...args)
+  }
+}
+
+/**
+ * A C function that one of libuv's threads calls, for what keeps the caller waiting. Nobody learns errno: who needs it
+ * makes the same call again, here. Texts are passed as UTF-8.
+ */
+export function libcLater(prototype: string): (...args: (number | string)[]) => Promise<number> {
+  let bound: ReturnType<NonNullable<typeof library>['func']> | undefined
+  return async (...args) => {
+    if (bound === undefined) {
+      library ??= koffi.load('libc.so.6')
+      bound = library.func(prototype)
+    }
+    const { async: start } = bound
+    return await new Promise((resolve, reject) => {
+      start(...args, (error: Error | null, result: number) => {
+        if (error === null) resolve(result)
+        else reject(error)
+      })
+    })
   }
 }
 

@@ -1,4 +1,4 @@
-import { checked, cString, lastErrno, libc, otherCString, retried } from './libc.js'
+import { checked, cString, lastErrno, libc, libcLater, otherCString, retried } from './libc.js'
 import { SystemError } from './system-error.js'
 
 /** Mounts, identity, namespaces, pipes and processes. Failures are SystemErrors. */
@@ -71,6 +71,17 @@ export function mount(source: string, target: string, type: string, flags: numbe
 
 export function umount2(target: string, flags: number): void {
   checked(call.umount2(cString(target, 'umount2'), flags), 'umount2', target)
+}
+
+const unmountLater = libcLater('int umount2(const char *, int)')
+
+/**
+ * Takes what is mounted at `path`, a text, out of the tree with all below it, as MNT_DETACH does. Twice the kernel waits
+ * until no processor can see it any more, which takes long when many processes run: somebody else's thread waits.
+ * False when it could not be done.
+ */
+export async function detachLater(path: string): Promise<boolean> {
+  return (await unmountLater(path, MNT_DETACH)) === 0
 }
 
 /** Per thread for CLONE_NEWNS with CLONE_FS. */

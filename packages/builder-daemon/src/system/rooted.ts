@@ -273,19 +273,26 @@ export function readInRoot(rootFd: number, path: string, limit: number): Buffer 
   const opened = openRegularInRoot(rootFd, path)
   if (opened === undefined) return undefined
   try {
-    if (fstatSync(opened.fd).size > limit) throw new SystemError(27, 'read', path)
-    const content = Buffer.alloc(limit + 1)
-    let length = 0
-    while (length < content.length) {
-      const count = readSync(opened.fd, content, length, content.length - length, null)
-      if (count === 0) break
-      length += count
-    }
-    if (length > limit) throw new SystemError(27, 'read', path)
-    return content.subarray(0, length)
+    return readUpTo(opened.fd, limit, path)
   } finally {
     closeSync(opened.fd)
   }
+}
+
+/** What is left of an open regular file, at most `limit` bytes; EFBIG when it is more. `path` is for the error. */
+export function readUpTo(fd: number, limit: number, path: string): Buffer {
+  const { size } = fstatSync(fd)
+  if (size > limit) throw new SystemError(27, 'read', path)
+  // One byte more than there should be, to see the end.
+  const chunks: Buffer[] = []
+  for (let left = limit + 1; left > 0; ) {
+    const chunk = Buffer.alloc(Math.min(left, size + 1))
+    const count = readSync(fd, chunk, 0, chunk.length, null)
+    if (count === 0) return chunks.length === 1 ? (chunks[0] ?? chunk) : Buffer.concat(chunks)
+    chunks.push(chunk.subarray(0, count))
+    left -= count
+  }
+  throw new SystemError(27, 'read', path)
 }
 
 /** The stat of an entry whose parents have no links; undefined when it or a parent is missing. */

@@ -20,6 +20,7 @@ import { recoverRuns } from '../runtime/recovery.js'
 import { createSealedPrograms } from '../runtime/sealed-programs.js'
 import { mountPrivate } from '../runtime/staged-mounts.js'
 import { createStartTurns } from '../runtime/start-turns.js'
+import { raiseThreads, shortWork } from '../system/priority.js'
 import { tryFlock } from '../system/syscalls.js'
 import { runStartThread } from './start-thread.js'
 
@@ -75,6 +76,7 @@ function send(message: FromLauncher): void {
 }
 
 async function start(settings: LauncherSettings): Promise<Launcher> {
+  raiseThreads(shortWork)
   process.umask(0o077)
   const paths = launcherPaths(settings.runRoot)
   for (const directory of [paths.records, paths.memory])

@@ -18,6 +18,7 @@ import { resolveUserJob } from '../layer/users.js'
 import { writeLayerJob } from '../layer/write-layer.js'
 import { writeRootfsJob } from '../layer/write-rootfs.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
+import { setNice, shortWork } from '../system/priority.js'
 import {
   encodeFailure,
   type HelpRequest,
@@ -59,9 +60,15 @@ const cancelled = new Int32Array((workerData as LayerThreadData).cancelled)
 
 const later: (() => void)[] = []
 
+/** Milliseconds of a job after which it is no short work. */
+const shortTime = 20
+
 function controlOf(id: number): JobControl {
+  const begun = performance.now()
+  let isShort = setNice(0, shortWork)
   return {
     check() {
+      if (isShort && performance.now() - begun > shortTime) isShort = !setNice(0, 0)
       if (Atomics.load(cancelled, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'cancelled')
     },
     help: (memory, feed) => say({ id, ok: 'help', memory, feed }),

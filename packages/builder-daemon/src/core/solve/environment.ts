@@ -12,6 +12,7 @@ import type { VertexId } from '../plan/plan.js'
 import type { StepSlots } from '../queue/step-slots.js'
 import type { Executed } from './executed.js'
 import type { Explainer, VertexFacts } from './explain.js'
+import type { ImageUsers } from './image-users.js'
 import type { ImportedCache } from './imported-cache.js'
 import type { OutputFile, SharedExecutions } from './shared-executions.js'
 import type { SharedLease } from './shared-lease.js'
@@ -36,6 +37,7 @@ export interface Executions {
   /** Hashing layers that are exported. */
   readonly seals: SharedExecutions<IdentifiedLayer>
   readonly slots: StepSlots
+  readonly users: ImageUsers
 }
 
 export interface ContextLayer {

@@ -78,11 +78,7 @@ export async function executeRun(
     const output = environment.output.open()
     execution.show(output)
     const lowers = lowerDirectories(environment.ports, parent.layers)
-    const looking = environment.ports.workers.run(
-      'resolveUser',
-      { lowers, user: vertex.user },
-      execution.signal,
-    )
+    const looking = environment.executions.users.resolve({ lowers, user: vertex.user }, execution.signal)
     // It is awaited once there is a place to run in.
     looking.catch(() => undefined)
     return await withStaging(environment, async (staging) => {

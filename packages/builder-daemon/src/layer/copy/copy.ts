@@ -2,10 +2,6 @@ import { closeSync, fstatSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { bytesOfText } from '@isula-build/shared/oci/byte-path.js'
 import type { CopyParams, CopyResult, ResolvedCopyInput } from '../../ports/layer-worker.js'
-import { openMerged } from '../../system/detached-overlay.js'
-import { readDirectory } from '../../system/file-stat.js'
-import { openCanonical } from '../../system/rooted.js'
-import { O_RDONLY } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
 import { type JobControl, uncontrolled } from '../job-control.js'
 import { createContentIdentity } from '../tar/content-id.js'
@@ -21,7 +17,8 @@ import {
 } from './content-log.js'
 import { type CopyMemory, createCopyMemory } from './copy-memory.js'
 import { createDestination, type LowerTree } from './destination.js'
-import { createDirectReader, openLocalFile } from './direct-reader.js'
+import { openLocalFile } from './direct-reader.js'
+import { openLowerTree } from './lower-tree.js'
 import { ownerOf } from './owner.js'
 import { createPlacement } from './placement.js'
 import { openReuse, type Reuse } from './reuse.js'
@@ -69,12 +66,14 @@ function empty(directory: string): void {
 function copyOnce(params: CopyParams, control: JobControl): CopyResult {
   using spool = createSpool(dirname(params.upper))
   using sources = openSources(params, control)
-  using lower = openLower(params)
+  // `--link` does not look at what lies below.
+  const looksBelow = !params.link && params.lowers.length > 0
+  using lower = looksBelow ? openLowerTree(params.lowers) : undefined
   using files = openFiles()
   using memory = createCopyMemory(params, control)
   using reuse = params.reuse === undefined ? undefined : openReuse(params.reuse, memory.recall)
   const seen = params.seen === undefined ? undefined : openSeen(params.seen)
-  const means = { spool, sources, seen, lower: lower.reader, files, memory, reuse }
+  const means = { spool, sources, seen, lower, files, memory, reuse }
   const { hardLinks, marks, ...result } = execute({ params, control, ...means })
   writeTarMarks(dirname(params.upper), marks)
   memory.finish(result.contentKey, { hardLinks })
@@ -179,28 +178,6 @@ function execute(execution: Execution): CopyResult & Pick<WrittenUpper, 'hardLin
 interface Part {
   readonly part: ContentPart
   readonly record: ContentRecord
-}
-
-function openLower(params: CopyParams): { readonly reader: LowerTree | undefined } & Disposable {
-  if (params.link || params.lowers.length === 0)
-    return { reader: undefined, [Symbol.dispose]: () => undefined }
-  const merged = openMerged(params.lowers)
-  const reader = createDirectReader(merged.fd)
-  function names(path: string): ReadonlySet<string> {
-    const fd = openCanonical(merged.fd, path, O_RDONLY)
-    try {
-      return new Set(readDirectory(fd))
-    } finally {
-      closeSync(fd)
-    }
-  }
-  return {
-    reader: { ...reader, names },
-    [Symbol.dispose]() {
-      reader.close()
-      merged.close()
-    },
-  }
 }
 
 interface OpenFiles extends Disposable {
