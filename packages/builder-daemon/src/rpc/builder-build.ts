@@ -9,8 +9,14 @@ import { converse } from './conversation.js'
 import type { BuilderCore, RunningBuild } from './handlers.js'
 import { invalid } from './request-checks.js'
 
-/** Responses made and not yet sent. */
-const backlog = 4
+/** Responses made and not yet sent: so many bytes of events, or four frames of anything else. */
+const backlog = 16 * 1024
+/**
+ * Milliseconds that an event may wait for others, to leave with them in one write and wake its client once. Nobody sees
+ * such a delay; whatever else is said, and the end of the build, takes what waits along at once.
+ */
+const gathering = 40
+const smallFrame = 128
 
 /** One build: options first, then whatever the build and its client have to tell each other. */
 export async function* build(
@@ -25,7 +31,10 @@ export async function* build(
   const options = buildOptionsOf(payload.value)
   const quiet = payload.value.quiet
 
-  const outbound = createChannel<BuildResponse>(backlog)
+  const outbound = createChannel<BuildResponse>(backlog, {
+    weigh: weightOf,
+    patience: ({ payload }) => (payload?.case === 'event' ? gathering : 0),
+  })
   const session = createBuildSession(options, outbound)
   yield* converse(frames, signal, {
     outbound,
@@ -39,6 +48,13 @@ export async function* build(
     receive: session.receive,
     end: session.end,
   })
+}
+
+/** Roughly what a response takes on the wire. */
+function weightOf({ payload }: BuildResponse): number {
+  if (payload?.case !== 'event') return backlog / 4
+  const { event } = payload.value
+  return event?.case === 'output' ? smallFrame + (event.value.data?.length ?? 0) : smallFrame
 }
 
 interface Following {

@@ -11,8 +11,19 @@ export interface Channel<T> extends AsyncIterable<T> {
   fail(error: unknown): void
 }
 
-export function createChannel<T>(capacity: number): Channel<T> {
+export interface ChannelOptions<T> {
+  /** How much of the capacity a value takes; without it, 1. */
+  readonly weigh?: (value: T) => number
+  /** Milliseconds that the consumer may go on sleeping when this value comes; without it, none. */
+  readonly patience?: (value: T) => number
+}
+
+/** A consumer that waits is woken for a value that cannot, or is as heavy as the channel, together with all before it. */
+export function createChannel<T>(capacity: number, options: ChannelOptions<T> = {}): Channel<T> {
+  const { weigh = () => 1, patience = () => 0 } = options
   const queue: T[] = []
+  let weight = 0
+  let sleep: NodeJS.Timeout | undefined
   let ending: { readonly error?: unknown } | undefined
   let abandoned = false
   let wakeConsumer: (() => void) | undefined
@@ -23,9 +34,14 @@ export function createChannel<T>(capacity: number): Channel<T> {
     wakeProducers = []
     for (const wake of waiting) wake()
   }
+  const wake = (): void => {
+    clearTimeout(sleep)
+    sleep = undefined
+    wakeConsumer?.()
+  }
   const end = (how: { readonly error?: unknown }): void => {
     ending ??= how
-    wakeConsumer?.()
+    wake()
     releaseProducers()
   }
 
@@ -34,6 +50,7 @@ export function createChannel<T>(capacity: number): Channel<T> {
       for (;;) {
         const value = queue.shift()
         if (value !== undefined) {
+          weight -= weigh(value)
           releaseProducers()
           yield value
         } else if (ending !== undefined) {
@@ -47,6 +64,7 @@ export function createChannel<T>(capacity: number): Channel<T> {
       }
     } finally {
       abandoned = true
+      clearTimeout(sleep)
       queue.length = 0
       releaseProducers()
     }
@@ -55,14 +73,17 @@ export function createChannel<T>(capacity: number): Channel<T> {
   const iterator = consume()
   return {
     async push(value) {
-      while (queue.length >= capacity && ending === undefined && !abandoned) {
+      while (weight >= capacity && ending === undefined && !abandoned) {
         await new Promise<void>((resolve) => {
           wakeProducers.push(resolve)
         })
       }
       if (ending !== undefined || abandoned) return false
       queue.push(value)
-      wakeConsumer?.()
+      weight += weigh(value)
+      const time = patience(value)
+      if (time <= 0 || weight >= capacity) wake()
+      else sleep ??= setTimeout(wake, time)
       return true
     },
     close: () => end({}),

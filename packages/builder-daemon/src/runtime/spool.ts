@@ -50,7 +50,9 @@ export async function* followSpool(
 async function readAt(file: FileHandle, position: number, room: number): Promise<Uint8Array | undefined> {
   const buffer = Buffer.allocUnsafe(room)
   const { bytesRead } = await file.read(buffer, 0, room, position)
-  return bytesRead === 0 ? undefined : buffer.subarray(0, bytesRead)
+  if (bytesRead === 0) return undefined
+  // Whoever keeps a few bytes for a while does not keep all the room there was for more.
+  return bytesRead < room / 2 ? Buffer.from(buffer.subarray(0, bytesRead)) : buffer.subarray(0, bytesRead)
 }
 
 interface ChangeSignal {

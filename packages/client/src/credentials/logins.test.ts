@@ -52,7 +52,7 @@ const logins = (sources: Partial<LoginSources>) =>
     given: undefined,
     hosts: undefined,
     named: undefined,
-    usual: [],
+    usual: () => [],
     warn: (text) => warnings.push(text),
     ...sources,
   })
@@ -87,7 +87,7 @@ describe('what the user named for this command', () => {
   test('comes from the file that was named, before all others', async () => {
     const file = named({ auths: { h: auth('u:p'), 'h/n': auth('n:p') } })
     const usual = [authFile({ auths: { h: auth('x:y'), other: auth('o:p') } })]
-    const known = logins({ named: file, usual })
+    const known = logins({ named: file, usual: () => usual })
     expect(await known('h', 'n/a')).toEqual({ username: 'n', password: 'p', explicit: true })
     expect(await known('h', 'nn/a')).toEqual({ username: 'u', password: 'p', explicit: true })
     expect(await known('other', 'a')).toEqual({ username: 'o', password: 'p', explicit: false })
@@ -101,7 +101,7 @@ describe('the usual files', () => {
       authFile({ auths: { h: auth('first:p') } }),
       authFile({ auths: { h: auth('second:p'), 'h/n': auth('n:p'), i: auth('i:p') } }),
     ]
-    const known = logins({ usual })
+    const known = logins({ usual: () => usual })
     expect((await known('h', 'n/a'))?.username).toBe('first')
     expect((await known('i', 'a'))?.username).toBe('i')
     expect(await known('nobody', 'a')).toBeUndefined()
@@ -110,7 +110,7 @@ describe('the usual files', () => {
 
   test('are warned about once when others can read a password that is used', async () => {
     const file = authFile({ auths: { h: auth('u:p') } }, 0o644)
-    const known = logins({ usual: [file] })
+    const known = logins({ usual: () => [file] })
     await known('other', 'a')
     expect(warnings).toEqual([])
     await known('h', 'a')
@@ -121,14 +121,14 @@ describe('the usual files', () => {
   test('stop nothing when they are broken', async () => {
     const broken = join(root, 'broken.json')
     writeFileSync(broken, 'secret')
-    const known = logins({ usual: [broken, authFile({ auths: { h: auth('u:p') } })] })
+    const known = logins({ usual: () => [broken, authFile({ auths: { h: auth('u:p') } })] })
     expect((await known('h', 'a'))?.username).toBe('u')
     expect(warnings).toEqual([`[Warning] cannot read logins from ${broken}: it is not JSON`])
   })
 
   test('with one entry that is broken still have the others', async () => {
     const file = authFile({ auths: { h: { auth: 'x' }, i: auth('u:p') } })
-    const known = logins({ usual: [file, authFile({ auths: { h: auth('second:p') } })] })
+    const known = logins({ usual: () => [file, authFile({ auths: { h: auth('second:p') } })] })
     expect((await known('i', 'a'))?.username).toBe('u')
     expect(warnings).toEqual([])
     expect((await known('h', 'a'))?.username).toBe('second')
@@ -139,7 +139,7 @@ describe('the usual files', () => {
 
   test('stop nothing when a helper is missing, which a file that was named does', async () => {
     const content = { credHelpers: { h: 'absent' }, auths: { h: auth('u:p') } }
-    expect(await logins({ usual: [authFile(content)] })('h', 'a')).toBeUndefined()
+    expect(await logins({ usual: () => [authFile(content)] })('h', 'a')).toBeUndefined()
     expect(warnings).toEqual(['[Warning] credential helper docker-credential-absent: it is not installed'])
     await expect(logins({ named: named(content) })('h', 'a')).rejects.toThrow('it is not installed')
   })

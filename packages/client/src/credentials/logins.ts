@@ -36,8 +36,8 @@ export interface LoginSources {
   readonly hosts: ReadonlySet<string> | undefined
   /** `--authfile`, REGISTRY_AUTH_FILE. */
   readonly named: AuthFile | undefined
-  /** Paths, read when somebody asks. */
-  readonly usual: readonly string[]
+  /** Paths, wanted and read when somebody asks: who this user is may take a look at the account files. */
+  readonly usual: () => readonly string[]
   readonly warn: (text: string) => void
 }
 
@@ -66,7 +66,7 @@ export async function createLogins(
     given: flags.has('creds') ? await givenCredentials(flags.string('creds')) : undefined,
     hosts: hosts === undefined ? undefined : new Set(hosts.map(hostOf)),
     named,
-    usual: path === undefined ? usualAuthFiles(environment, process.getuid?.() ?? 0) : [],
+    usual: () => (path === undefined ? usualAuthFiles(environment, process.getuid?.() ?? 0) : []),
     warn: warnLine,
   })
 }
@@ -111,7 +111,7 @@ export function loginsFrom({ given, hosts, named, usual, warn }: LoginSources): 
       const login = await loginIn(named, keys, warnOnce)
       if (login !== undefined) return { ...login, explicit: true }
     }
-    files ??= usual.flatMap((path) => readUsual(path) ?? [])
+    files ??= usual().flatMap((path) => readUsual(path) ?? [])
     for (const file of files) {
       const login = await inUsual(file, keys)
       if (login !== undefined) return { ...login, explicit: false }

@@ -1,4 +1,4 @@
-import { createConnection, type Socket } from 'node:net'
+import { type BytePipe, connectPipe } from '../pipe/byte-pipe.js'
 import {
   content,
   createFrameReader,
@@ -84,24 +84,32 @@ interface OpenStream {
 /** Connects, and waits at most `wait` milliseconds for the peer's settings. Fails with ConnectError. */
 export function openSession(path: string, wait: number): Promise<Http2Session> {
   return new Promise((resolve, reject) => {
-    const socket = createConnection(path)
-    const timer = setTimeout(() => fail('the peer did not answer in time'), wait)
-    const fail = (message: string, code?: string): void => {
-      clearTimeout(timer)
-      socket.destroy()
-      reject(new ConnectError(message, code))
-    }
-    const session = createSession(socket, () => {
-      clearTimeout(timer)
-      resolve(session)
+    // Once it is settled these say nothing new: a promise settles once.
+    const session = createSession(path, {
+      ready() {
+        clearTimeout(timer)
+        resolve(session)
+      },
+      lost(message, code) {
+        clearTimeout(timer)
+        reject(new ConnectError(message, code))
+      },
     })
-    // After the settings these say nothing new: a promise settles once.
-    socket.once('error', (error: NodeJS.ErrnoException) => fail(error.message, error.code))
-    socket.once('close', () => fail('the peer closed the connection'))
+    const timer = setTimeout(() => {
+      session.close()
+      reject(new ConnectError('the peer did not answer in time', undefined))
+    }, wait)
   })
 }
 
-function createSession(socket: Socket, ready: () => void): Http2Session {
+interface SessionEvents {
+  /** The peer's settings are here. */
+  ready(): void
+  /** The connection is gone. */
+  lost(message: string, code: string | undefined): void
+}
+
+function createSession(path: string, events: SessionEvents): Http2Session {
   const streams = new Map<number, OpenStream>()
   const readFrames = createFrameReader()
   let nextId = 1
@@ -112,37 +120,44 @@ function createSession(socket: Socket, ready: () => void): Http2Session {
   /** Of the header block that CONTINUATION frames go on with. */
   let block: { readonly frame: Frame; readonly parts: Buffer[]; size: number } | undefined
   let gone: string | undefined
+  /** Of this turn, and how many bytes they are. */
+  let leaving: Uint8Array[] = []
+  let leavingBytes = 0
 
-  socket.write(preface)
-  socket.write(
-    Buffer.concat([
-      settingsFrame([
-        [setting.headerTableSize, 0],
-        [setting.enablePush, 0],
-        [setting.initialWindow, streamWindow],
-      ]),
-      numberFrame(frameType.windowUpdate, 0, connectionWindow - initialWindow),
+  const pipe: BytePipe = connectPipe(path, {
+    data(bytes) {
+      try {
+        for (const one of readFrames(bytes)) receive(one)
+      } catch (error) {
+        if (!(error instanceof ProtocolError) && !(error instanceof HpackError)) throw error
+        lose(error.message)
+      }
+    },
+    drained: flushAll,
+    closed: (error) => lose(error?.message ?? 'Connection dropped', error?.code),
+  })
+  write(preface)
+  write(
+    settingsFrame([
+      [setting.headerTableSize, 0],
+      [setting.enablePush, 0],
+      [setting.initialWindow, streamWindow],
     ]),
   )
-  socket.on('data', (bytes: Buffer) => {
-    try {
-      for (const one of readFrames(bytes)) receive(one)
-    } catch (error) {
-      if (!(error instanceof ProtocolError) && !(error instanceof HpackError)) throw error
-      lose(error.message)
-    }
-  })
-  socket.on('drain', flushAll)
-  socket.on('error', (error) => lose(error.message))
-  socket.on('close', () => lose('Connection dropped'))
+  write(numberFrame(frameType.windowUpdate, 0, connectionWindow - initialWindow))
 
   /** Frames of one turn leave in one system call. */
   function write(bytes: Uint8Array): void {
-    if (socket.writableCorked === 0) {
-      socket.cork()
-      process.nextTick(() => socket.uncork())
-    }
-    socket.write(bytes)
+    if (leaving.length === 0) process.nextTick(sendTurn)
+    leaving.push(bytes)
+    leavingBytes += bytes.length
+  }
+
+  function sendTurn(): void {
+    const parts = leaving
+    leaving = []
+    leavingBytes = 0
+    if (parts.length > 0) pipe.write(parts)
   }
 
   function receive(one: Frame): void {
@@ -234,7 +249,7 @@ function createSession(socket: Socket, ready: () => void): Http2Session {
       }
     }
     write(frame(frameType.settings, frameFlag.ack, 0, Buffer.alloc(0)))
-    ready()
+    events.ready()
     flushAll()
   }
 
@@ -259,7 +274,7 @@ function createSession(socket: Socket, ready: () => void): Http2Session {
     for (let next = stream.queue[0]; next !== undefined; next = stream.queue[0]) {
       const left = next.bytes.length - next.at
       const size = Math.min(left, maxFrame, window, stream.window)
-      if (socket.writableLength >= socketRoom || (size <= 0 && left > 0)) return
+      if (pipe.waiting + leavingBytes >= socketRoom || (size <= 0 && left > 0)) return
       const end = next.end && size === left
       write(frameHead(size, frameType.data, end ? frameFlag.endStream : 0, stream.id))
       if (size > 0) write(next.bytes.subarray(next.at, next.at + size))
@@ -289,9 +304,11 @@ function createSession(socket: Socket, ready: () => void): Http2Session {
     write(numberFrame(frameType.reset, id, resetCode.cancel))
   }
 
-  function lose(reason: string): void {
+  function lose(reason: string, code?: string): void {
     gone ??= reason
-    socket.destroy()
+    leaving = []
+    pipe.destroy()
+    events.lost(reason, code)
     for (const stream of [...streams.values()]) closed(stream, { kind: 'lost', reason })
   }
 
@@ -331,7 +348,8 @@ function createSession(socket: Socket, ready: () => void): Http2Session {
         reset(stream)
         closed(stream, { kind: 'lost', reason: gone })
       }
-      socket.destroySoon()
+      sendTurn()
+      pipe.end()
     },
   }
 

@@ -132,29 +132,41 @@ export function message<F extends Fields>(
   proto: string,
   fields: F,
 ): MessageType<MessageOut<F>, MessageIn<F>> {
+  // A program knows many more messages than it uses.
+  let known: readonly Entry[] | undefined
+  const entriesOf = (): readonly Entry[] => {
+    known ??= tableOf(proto, fields)
+    return known
+  }
+  return {
+    kind: 'message',
+    proto,
+    get entries() {
+      return entriesOf()
+    },
+    encode(value) {
+      const writer = createWriter()
+      writeFields(writer, entriesOf(), value)
+      return written(writer)
+    },
+    decode(bytes) {
+      const reader = createReader(bytes)
+      const target = blank(entriesOf())
+      readFields(reader, entriesOf(), target)
+      // The loop above fills exactly the fields of the table, which is what MessageOut spells.
+      return target as MessageOut<F>
+    },
+  }
+}
+
+function tableOf(proto: string, fields: Fields): readonly Entry[] {
   const entries = Object.entries(fields)
     .flatMap(([name, { entries }]): Entry[] => entries.map((entry) => ({ ...entry, name })))
     .sort((a, b) => a.number - b.number)
   const table = new Map(entries.map((entry) => [entry.number, entry]))
   if (table.size !== entries.length) throw new Error(`${proto} uses a field number twice`)
   tables.set(entries, table)
-  return {
-    kind: 'message',
-    proto,
-    entries,
-    encode(value) {
-      const writer = createWriter()
-      writeFields(writer, entries, value)
-      return written(writer)
-    },
-    decode(bytes) {
-      const reader = createReader(bytes)
-      const target = blank(entries)
-      readFields(reader, entries, target)
-      // The loop above fills exactly the fields of the table, which is what MessageOut spells.
-      return target as MessageOut<F>
-    },
-  }
+  return entries
 }
 
 type Target = Record<string, unknown>
