@@ -33,6 +33,18 @@ function tree(path: string): string[] {
 }
 
 describe.skipIf(!asRoot)('mkdir -p over layers', () => {
+  test('a path longer than the kernel takes is refused before it is looked for', () => {
+    using shop = openWorkshop()
+    const began = performance.now()
+    const lowers = [base(shop)]
+    const upper = shop.layer('long')
+    for (const path of ['/d'.repeat(5000), '/'.repeat(1_000_000)]) {
+      const make = () => makeDirectoryJob({ upper, lowers, path, fixedTime: undefined })
+      expect(make).toThrow(expect.objectContaining({ code: 'ISB_ARGUMENT_INVALID' }))
+    }
+    expect(performance.now() - began).toBeLessThan(3000)
+  })
+
   test('what exists is left alone, through links too', () => {
     using shop = openWorkshop()
     const lowers = [base(shop)]

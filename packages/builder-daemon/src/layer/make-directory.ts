@@ -12,6 +12,9 @@ import { sealJob } from './seal.js'
 import { openUpper } from './upper.js'
 import { resolveOwner } from './users.js'
 
+/** Bytes of a path that the kernel takes, and that a layer may hold. */
+const PATH_MAX = 4096
+
 /**
  * mkdir -p over the layers, into an empty upper: new directories are 0755 root, existing ones keep
  * everything and are in the upper only where a new one lies below them. Links are followed inside the
@@ -24,6 +27,7 @@ export function makeDirectoryJob(
   if (params.path.includes('\0')) {
     throw new BuilderError('ISB_ARGUMENT_INVALID', 'a path cannot hold a NUL byte')
   }
+  if (params.path.length > PATH_MAX) throw tooLong(params.path)
   const found = find(params)
   if (!found.exists) {
     make(params, found.path)
@@ -128,7 +132,7 @@ function inTheWay(wanted: string, path: string): BuilderError {
   )
 }
 
-function tooLong(path: string, cause: unknown): BuilderError {
+function tooLong(path: string, cause?: unknown): BuilderError {
   return new BuilderError(
     'ISB_ARGUMENT_INVALID',
     `"${textOfBytes(path).slice(0, 100)}" is too long for a path`,

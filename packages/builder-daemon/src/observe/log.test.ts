@@ -12,3 +12,10 @@ test('replaces credentials in URLs and telling keys, at any depth', () => {
     expect(text).not.toContain(secret)
   expect(text).toContain('https://***@registry.example/v2/')
 })
+
+test.each(['x', 'http://', 'a:', '://'])('takes time in proportion to a long text of %j', (unit) => {
+  // As the command of a RUN that is too long for the kernel.
+  const began = performance.now()
+  redact({ error: unit.repeat(1_000_000 / unit.length) })
+  expect(performance.now() - began).toBeLessThan(2000)
+})

@@ -1,8 +1,8 @@
+import { redactUrls } from '@isula-build/shared/text/redact.js'
 import pino from 'pino'
 import type { Logger } from '../ports/logger.js'
 
 const secretKey = /pass(word|wd)?|secret|token|authorization|cookie|credential/i
-const urlCredentials = /([a-z][a-z0-9+.-]*:\/\/)[^/\s:@]*(:[^/\s@]*)?@/gi
 
 /** One JSON line per event on stdout; credentials in values never get that far. */
 export function createLogger(level: 'debug' | 'info' | 'warn' | 'error'): Logger {
@@ -17,7 +17,7 @@ export function createLogger(level: 'debug' | 'info' | 'warn' | 'error'): Logger
 
 /** A copy without passwords: values of telling keys and the user part of URLs are replaced. */
 export function redact(value: unknown, depth = 0): unknown {
-  if (typeof value === 'string') return value.replace(urlCredentials, '$1***@')
+  if (typeof value === 'string') return redactUrls(value)
   if (value instanceof Error) return redact(value.stack ?? value.message)
   if (typeof value !== 'object' || value === null) return value
   if (depth > 6) return '…'

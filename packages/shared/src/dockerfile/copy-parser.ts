@@ -48,13 +48,15 @@ export function parseCopy(input: InstructionInput, kind: 'copy' | 'add'): CopyIn
 
   const sources: string[] = []
   const heredocs: Heredoc[] = []
+  // The last of a name counts.
+  const bodies = new Map(input.line.heredocs.map((heredoc) => [heredoc.name, heredoc]))
   for (const source of words.slice(0, -1)) {
     const name = heredocWord(source)?.name
     if (name === undefined) {
       sources.push(source)
       continue
     }
-    const heredoc = input.line.heredocs.findLast((candidate) => candidate.name === name)
+    const heredoc = bodies.get(name)
     if (heredoc === undefined) {
       throw failure(input, rest, `the here-document ${quoted(name)} has no body`, {
         hint: 'Close every quote on the line.',
@@ -62,7 +64,8 @@ export function parseCopy(input: InstructionInput, kind: 'copy' | 'add'): CopyIn
     }
     heredocs.push(heredoc)
   }
-  const unused = input.line.heredocs.find((heredoc) => !heredocs.some(({ name }) => name === heredoc.name))
+  const used = new Set(heredocs.map(({ name }) => name))
+  const unused = input.line.heredocs.find(({ name }) => !used.has(name))
   if (unused !== undefined) {
     throw failure(
       input,

@@ -319,3 +319,12 @@ test('input of a megabyte takes less than a second', () => {
     expect(performance.now() - start, input.slice(0, 30)).toBeLessThan(1000)
   }
 })
+
+test('many here-documents of one line take time in proportion', () => {
+  const names = Array.from({ length: 40_000 }, (_, i) => `E${i}`)
+  const bodies = names.map((name) => `x\n${name}`).join('\n')
+  const began = performance.now()
+  const copy = one(`COPY ${names.map((name) => `<<${name}`).join(' ')} /c/\n${bodies}\n`)
+  expect(performance.now() - began).toBeLessThan(3000)
+  expect(copy.kind === 'copy' && copy.heredocs.length).toBe(40_000)
+})
