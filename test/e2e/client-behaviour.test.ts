@@ -213,6 +213,31 @@ describe('standard output', () => {
     expect(numbers.every((line, i) => line === String(i + 1))).toBe(true)
   })
 
+  test.each([
+    ['a file', '> out; cat out'],
+    ['a pipe', '| cat'],
+    ['a pipe that is read late', '| { sleep 0.5; cat; }'],
+  ])('is the same in %s', (_what, redirected) => {
+    const { stdout, stderr } = shell(
+      `printf 'FROM base:1\\nRUN seq 1 100000; printf end\\n' | "$0" build --no-cache -f - . ${redirected}`,
+    )
+    expect(stderr).toBe('')
+    const lines = stdout.split('\n')
+    const begin = lines.indexOf('1')
+    const numbers = Array.from({ length: 100_000 }, (_, at) => String(at + 1))
+    expect(lines.slice(begin, begin + 100_000)).toEqual(numbers)
+    expect(lines[begin + 100_000]).toBe('end')
+    expect(lines.at(-2)).toMatch(/^Build success with image id: [0-9a-f]{64}$/)
+  })
+
+  test('in a file that may not grow is an error', () => {
+    const { status, stderr } = shell(
+      `trap '' XFSZ; ulimit -f 8; printf 'FROM base:1\\nRUN seq 1 200000\\n' | "$0" build --no-cache -f - . > short`,
+    )
+    expect(status).toBe(1)
+    expect(stderr).toContain('cannot write to standard output: ')
+  })
+
   test('has no colour that was not asked for', () => {
     const { stdout, stderr } = bench.run(['build', '-f', '-', '.'], { input: 'FROM base:1\nRUN exit 1\n' })
     expect(stdout + stderr).not.toContain('\u001b')

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type ClientBench, createClientBench } from '../support/client-bench.js'
@@ -11,11 +11,12 @@ beforeAll(async () => {
 afterAll(() => bench[Symbol.asyncDispose]())
 
 const bundle = new URL('../../dist/client/main.cjs', import.meta.url).pathname
-/** Each takes a start milliseconds, or belongs to one that does. */
+/** Each takes a start milliseconds, or belongs to one that does; the streams only where output is no file or pipe. */
+const streams = ['net', 'stream', 'tty']
 const costly = ['child_process', 'crypto', 'http', 'http2', 'https', 'tls', 'worker_threads', 'zlib']
 
-/** Which of them a client loads that is called with these words. */
-function loadedBy(words: readonly string[]): readonly string[] {
+/** Which of `wanted` a client loads that is called with these words. */
+function loadedBy(words: readonly string[], wanted = costly, output: 'pipe' | number = 'pipe') {
   const list = join(bench.work, 'loaded')
   const watcher = join(bench.work, 'watcher.cjs')
   writeFileSync(
@@ -25,10 +26,11 @@ function loadedBy(words: readonly string[]): readonly string[] {
   const { status, stderr } = spawnSync(process.execPath, ['-r', watcher, bundle, ...words], {
     encoding: 'utf8',
     env: { ISULABUILD_HOST: bench.daemon.host },
+    stdio: ['ignore', output, 'pipe'],
   })
   expect([stderr, status]).toEqual(['', 0])
   const loaded = new Set(readFileSync(list, 'utf8').split('\n'))
-  return costly.filter((name) => loaded.has(`NativeModule ${name}`))
+  return wanted.filter((name) => loaded.has(`NativeModule ${name}`))
 }
 
 test('a client loads no module of Node.js that it has no use for', () => {
@@ -42,6 +44,20 @@ test('a client loads no module of Node.js that it has no use for', () => {
   ]) {
     expect(loadedBy(words)).toEqual([])
   }
+})
+
+test('a client that writes to a file loads no streams', () => {
+  const context = bench.context({ Dockerfile: 'FROM base:1\nRUN echo said\n' })
+  const file = join(bench.work, 'output')
+  const descriptor = openSync(file, 'w')
+  try {
+    expect(
+      loadedBy(['ctr-img', 'build', '--no-cache', context], [...streams, ...costly], descriptor),
+    ).toEqual([])
+  } finally {
+    closeSync(descriptor)
+  }
+  expect(readFileSync(file, 'utf8')).toMatch(/\nsaid\n(.*\n)*Build success/)
 })
 
 test('what it has a use for it loads', () => {
