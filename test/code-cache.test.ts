@@ -22,11 +22,13 @@ beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'code-cache-'))
   chmodSync(root, 0o755)
   copyFileSync(join(scripts, 'entry.cjs'), join(root, 'main.cjs'))
-  copyFileSync(join(scripts, 'code-cache.cjs'), join(root, 'code-cache.cjs'))
+  for (const part of ['code-cache.cjs', 'lazy-modules.cjs'])
+    copyFileSync(join(scripts, part), join(root, part))
   writeBundle('one')
 })
 afterEach(() => rmSync(root, { recursive: true, force: true }))
 
+const files = ['code-cache.cjs', 'lazy-modules.cjs', 'main.cache', 'main.cjs', 'main.js']
 const cache = (): string => join(root, 'main.cache')
 
 /** Bundles of different words are equally long, which is all that V8 compares. */
@@ -142,7 +144,7 @@ describe('a damaged cache does no harm', () => {
   test('a directory in its place', async () => {
     mkdirSync(cache())
     expect(await run()).toEqual(greeting('one'))
-    expect(readdirSync(root).sort()).toEqual(['code-cache.cjs', 'main.cache', 'main.cjs', 'main.js'])
+    expect(readdirSync(root).sort()).toEqual(files)
   })
 })
 
@@ -175,6 +177,6 @@ test('an error tells where it comes from, with the cache and without', async () 
 test('many first starts at once leave one cache', async () => {
   const outcomes = await Promise.all(Array.from({ length: 12 }, () => run()))
   expect(outcomes).toEqual(outcomes.map(() => greeting('one')))
-  expect(readdirSync(root).sort()).toEqual(['code-cache.cjs', 'main.cache', 'main.cjs', 'main.js'])
+  expect(readdirSync(root).sort()).toEqual(files)
   expect(await isUsed()).toBe(true)
 })

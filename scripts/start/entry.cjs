@@ -5,4 +5,7 @@ const { lazily } = require('./lazy-modules.cjs')
 /** What a daemon needs when it has something to do, and not before its first answer. */
 const late = new Set(['child_process', 'https', 'timers/promises', 'worker_threads', 'zlib'])
 
-runBundle(module, lazily(require, (id) => late.has(id.replace(/^node:/, ''))))
+runBundle(
+  module,
+  lazily(require, (id) => late.has(id.replace(/^node:/, ''))),
+)

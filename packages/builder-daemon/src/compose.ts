@@ -71,6 +71,8 @@ export interface DaemonStart {
 
 /** Milliseconds that running builds get when the daemon is told to stop. */
 const drainTime = 30_000
+/** Milliseconds that calls which waited for the start are ahead of what only builds need. */
+const launcherDelay = 25
 /** Milliseconds after which the key for encrypted fields is replaced. */
 const keyLifetime = 30 * 86_400_000
 /** Milliseconds that iSulad gets to load an image. */
@@ -237,6 +239,8 @@ export async function composeDaemon(
       (listening) => listening.close(0),
     )
     server = serving
+    // A process that starts takes a processor for a while, and whoever waited is about to ask.
+    await new Promise((resolve) => setTimeout(resolve, launcherDelay))
     const launcher = await lifecycle.step(
       'launcher process',
       () => spawnLauncher(fileURLToPath(entry('launcher'))),
