@@ -64,6 +64,7 @@ export function createFakeDaemon({ time, random, slots: limit }: FakeDaemonOptio
     contextLayers: createSharedExecutions(silentLogger),
     seals: createSharedExecutions(silentLogger),
     slots,
+    users: { resolve: async (params, signal) => await workers.run('resolveUser', params, signal) },
   }
 
   function guarded<T>(check: () => T): T | undefined {

@@ -171,16 +171,23 @@ function delegatePids(root: string, path: string): void {
 
 /**
  * Whoever joins a cgroup waits until every processor knows of it, some milliseconds, unless somebody joined one a moment
- * ago. This process joins its own anew, on a thread of libuv's, while a container that is to join one is still being
- * prepared.
+ * ago. What is returned has this process join its own anew, on a thread of libuv's, while a container that is to join one
+ * is still being prepared.
  */
-export async function expectJoining({ hierarchies, ...cgroups }: Cgroups): Promise<void> {
-  const [hierarchy] = countingHierarchies({ hierarchies, ...cgroups })
-  if (hierarchy === undefined) return
-  const own = ownCgroup(readFileSync('/proc/self/cgroup', 'utf8'), hierarchy)
-  if (own === undefined) return
-  // It may be refused, or be in another namespace; the container waits for itself then.
-  await writeFile(join(hierarchy.path, own, 'cgroup.procs'), '0', { flag: 'r+' }).catch(() => undefined)
+export function joinsExpected(cgroups: Cgroups): () => Promise<void> {
+  const [hierarchy] = countingHierarchies(cgroups)
+  let known: string | undefined
+  return async () => {
+    if (hierarchy === undefined) return
+    const own = ownCgroup(readFileSync('/proc/self/cgroup', 'utf8'), hierarchy)
+    if (own === undefined) return
+    const directory = join(hierarchy.path, own)
+    // In a cgroup namespace the path may name another one, which must not be joined.
+    if (directory !== known && !members(directory).includes(process.pid)) return
+    known = directory
+    // It may be refused; the container waits for itself then.
+    await writeFile(join(directory, 'cgroup.procs'), '0', { flag: 'r+' }).catch(() => undefined)
+  }
 }
 
 /** This process's path in the hierarchy, from the text of /proc/self/cgroup (cgroups(7)). */

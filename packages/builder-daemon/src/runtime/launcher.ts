@@ -7,7 +7,7 @@ import {
   type Cgroups,
   cgroupDirectories,
   countingDirectories,
-  expectJoining,
+  joinsExpected,
   killCgroup,
   removeCgroup,
   removeCgroupParents,
@@ -65,6 +65,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
   const paths = launcherPaths(settings.runRoot)
   const active = new Map<string, ActiveRun>()
   const nothing = openSync('/dev/null', 'r')
+  const expectJoin = joinsExpected(cgroups)
 
   const killRun = (id: string, run: ActiveRun): void => {
     run.killed = true
@@ -83,7 +84,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
     const directory = join(paths.runs, id)
     const cgroupPath = `${settings.cgroupParent}/${id}`
     mkdirSync(directory, { mode: 0o700 })
-    expectJoining(cgroups).catch((error: unknown) => logFailure('run.join_failed', id, error))
+    expectJoin().catch((error: unknown) => logFailure('run.join_failed', id, error))
     try {
       const withoutDevices = cgroups.mode === 'none' || request.process.kind === 'chroot'
       const rootfs = await assembleRootfs(request, { dataRoot: settings.dataRoot, directory, withoutDevices })

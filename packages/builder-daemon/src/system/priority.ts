@@ -1,4 +1,5 @@
 import { readdirSync, stat } from 'node:fs'
+import { getPriority } from 'node:os'
 import { lastErrno, libc, syscallNumber } from './libc.js'
 import { errnoName, SystemError } from './system-error.js'
 
@@ -36,11 +37,17 @@ export function setNice(thread: number, nice: number): boolean {
   throw new SystemError(errno, 'sched_setattr')
 }
 
+/** Whether the calling thread has the usual value: another one is what somebody wanted this program to have. */
+export function hasUsualNice(): boolean {
+  return getPriority(0) === 0
+}
+
 /**
- * Raises all threads that this process has by now, those of libuv's pool among them, which do the calls of `node:fs`
+ * Raises all threads that this process has by now, if this one has the usual value, those of libuv's pool among them, which do the calls of `node:fs`
  * that do not block. Workers that are started later raise themselves, if at all.
  */
 export function raiseThreads(nice: number): void {
+  if (!hasUsualNice()) return
   // The pool is made by its first task, before this returns.
   stat('/', () => undefined)
   for (const thread of readdirSync('/proc/self/task')) {

@@ -18,7 +18,7 @@ import { resolveUserJob } from '../layer/users.js'
 import { writeLayerJob } from '../layer/write-layer.js'
 import { writeRootfsJob } from '../layer/write-rootfs.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
-import { setNice, shortWork } from '../system/priority.js'
+import { hasUsualNice, setNice, shortWork } from '../system/priority.js'
 import {
   encodeFailure,
   type HelpRequest,
@@ -62,10 +62,11 @@ const later: (() => void)[] = []
 
 /** Milliseconds of a job after which it is no short work. */
 const shortTime = 20
+const goesFirst = hasUsualNice()
 
 function controlOf(id: number): JobControl {
   const begun = performance.now()
-  let isShort = setNice(0, shortWork)
+  let isShort = goesFirst && setNice(0, shortWork)
   return {
     check() {
       if (isShort && performance.now() - begun > shortTime) isShort = !setNice(0, 0)
