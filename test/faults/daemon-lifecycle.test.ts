@@ -44,7 +44,7 @@ async function startRun(command: string, word: string, name = 'run:1') {
   return client
 }
 
-/** Of the newest launcher, from the log. */
+/** Of the newest launcher, from the log; there is one when a RUN is under way. */
 function launcherPid(): number {
   const lines = readFileSync(bench.daemon.log, 'utf8').trim().split('\n')
   const ready = lines.map((line) => JSON.parse(line)).filter(({ event }) => event === 'launcher.ready')
@@ -241,13 +241,13 @@ describe.skipIf(!isRoot)('the life of the daemon (needs root)', () => {
     const context = bench.context(
       'FROM base:1\nRUN sleep 1.25; yes 0123456789abcdef | head -c 1073741824; sleep 65.5\n',
     )
-    const pids = [bench.daemon.child?.pid, launcherPid()]
     const build = bench.client(['ctr-img', 'build', '--no-cache', context])
     await eventually(
       () => processesNamed('1.25'),
       (found) => found.length > 0,
     )
     build.child.kill('SIGSTOP')
+    const pids = [bench.daemon.child?.pid, launcherPid()]
     const before = pids.map(memory)
     const peak = [...before]
     // The last command starts when all of the output is written.
