@@ -172,8 +172,8 @@ describe.skipIf(!asRoot)('the layer pool', () => {
       greedy,
       `const { parentPort } = require('node:worker_threads')
        parentPort.on('message', ({ id, params }) => {
-         const held = new Map()
-         while (params.user === 'all') held.set(held.size, { size: held.size })
+         let held
+         while (params.user === 'all') held = { held }
          parentPort.postMessage({ id, ok: true, result: params.user })
        })`,
     )

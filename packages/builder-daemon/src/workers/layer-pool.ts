@@ -1,8 +1,10 @@
 import { getHeapStatistics } from 'node:v8'
 import { Worker } from 'node:worker_threads'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { closeAbandoned, tellLoss } from '../layer/pipe/head.js'
 import type { JobName, LayerJobs, LayerWorkers } from '../ports/layer-worker.js'
 import type { Logger } from '../ports/logger.js'
+import { tooMuch } from './heap-limit.js'
 import {
   decodeFailure,
   type HelpParams,
@@ -22,7 +24,10 @@ export interface LayerPoolOptions {
    * it should not be the machine's own, which is the default.
    */
   readonly temporary?: string
-  /** MiB of heap that a thread may have; 2048, or what the main thread may have where that is less. */
+  /**
+   * MiB of heap that a thread may have; 2048, or what the main thread may have where that is less. A job ends by itself
+   * when it fills a good half (see `heap-limit`).
+   */
   readonly heap?: number
 }
 
@@ -46,8 +51,16 @@ interface Thread {
   readonly ended: Promise<void>
   task: Task | undefined
   rest: NodeJS.Timeout | undefined
+  /** What other threads help it with, or are about to notice is over. */
+  readonly helped: Set<Help>
   /** It was told to end. */
   leaving: boolean
+}
+
+interface Help {
+  readonly memory: SharedArrayBuffer
+  /** Never rejects. */
+  readonly over: Promise<void>
 }
 
 /** How long a thread beyond the size of a lane stays without work, milliseconds. */
@@ -97,12 +110,12 @@ export function createLayerPool({
       cancelled: new Int32Array(shared),
       task: undefined,
       rest: undefined,
+      helped: new Set(),
       leaving: false,
       ended: new Promise((resolve) => {
         worker.on('exit', (code) => {
           threads.delete(thread)
-          buried(thread, code, failure)
-          resolve()
+          resolve(buried(thread, code, failure))
         })
       }),
     }
@@ -114,7 +127,7 @@ export function createLayerPool({
       const task = thread.task
       if (task === undefined || task.id !== reply.id) return
       if (reply.ok === 'help') {
-        help(reply)
+        help(thread, reply)
         return
       }
       free(thread)
@@ -130,37 +143,41 @@ export function createLayerPool({
     return thread
   }
 
-  function buried(thread: Thread, code: number, failure: unknown): void {
+  /** The job of a thread that died is over when nobody helps with it any more: its files can go then. */
+  async function buried(thread: Thread, code: number, failure: unknown): Promise<void> {
     const task = thread.task
     thread.task = undefined
+    for (const { memory } of thread.helped) closeAbandoned(memory)
     if (!disposed && !thread.leaving)
       log.error('layer.thread.died', { code, job: task?.job, error: String(failure ?? '') })
+    dispatch()
+    await Promise.all([...thread.helped].map(({ over }) => over))
     if (task !== undefined) {
       const died = isOutOfMemory(failure)
         ? tooMuch(task.job, heap)
         : new Error(`a layer thread died during "${task.job}"`, { cause: failure })
       settle(task, task.cancelled ? cancelledError() : died)
     }
-    dispatch()
   }
 
-  function help({ memory, feed }: HelpParams): void {
+  function help(thread: Thread, { memory, feed }: HelpParams): void {
     const helping = [...threads].filter(({ task }) => task?.lane === 'help').length
     if (disposed || helping >= size) return
     lastId += 1
-    const task: Task = {
-      ...{ id: lastId, job: 'help', params: { memory, feed } satisfies HelpParams, lane: 'help' },
-      settled: false,
-      cancelled: false,
-      resolve: () => undefined,
-      reject(error) {
+    const params: HelpParams = { memory, feed }
+    const task = { id: lastId, job: 'help', params, lane: 'help', settled: false, cancelled: false } as const
+    const over = new Promise<unknown>((resolve, reject) => give(idle(), { ...task, resolve, reject })).then(
+      () => void thread.helped.delete(helped),
+      (error: unknown) => {
+        thread.helped.delete(helped)
         if (isBuilderError(error, 'ISB_CANCELLED')) return
         // The job that is helped must not wait for a thread that died with a part of its work.
-        Atomics.add(new Int32Array(memory, 0, 1), 0, 1)
+        tellLoss(memory)
         if (!disposed) log.warn('layer.help.failed', { error: String(error) })
       },
-    }
-    give(idle(), task)
+    )
+    const helped: Help = { memory, over }
+    thread.helped.add(helped)
   }
 
   function settle(task: Task, error: Error | undefined, result?: unknown): void {
@@ -296,10 +313,4 @@ function cancelledError(): BuilderError {
 
 function isOutOfMemory(failure: unknown): boolean {
   return failure instanceof Error && 'code' in failure && failure.code === 'ERR_WORKER_OUT_OF_MEMORY'
-}
-
-function tooMuch(job: string, heap: number): BuilderError {
-  return new BuilderError('ISB_LIMIT_EXCEEDED', `"${job}" of a layer needs more than ${heap} MiB of memory`, {
-    hint: 'Divide what has so many files, such as an archive, among several steps or layers.',
-  })
 }

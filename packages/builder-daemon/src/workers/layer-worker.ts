@@ -1,4 +1,4 @@
-import { parentPort, workerData } from 'node:worker_threads'
+import { parentPort, resourceLimits, workerData } from 'node:worker_threads'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { applyFileJob, applyJob } from '../layer/apply.js'
 import { compressLayerJob, helpCompressionJob, writeFileJob } from '../layer/compress-layer.js'
@@ -19,6 +19,7 @@ import { writeLayerJob } from '../layer/write-layer.js'
 import { writeRootfsJob } from '../layer/write-rootfs.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
 import { hasUsualNice, setNice, shortWork } from '../system/priority.js'
+import { createHeapCheck } from './heap-limit.js'
 import {
   encodeFailure,
   type HelpRequest,
@@ -60,17 +61,23 @@ const cancelled = new Int32Array((workerData as LayerThreadData).cancelled)
 
 const later: (() => void)[] = []
 
+/** MiB. */
+const heap = resourceLimits.maxOldGenerationSizeMb ?? Number.POSITIVE_INFINITY
+
 /** Milliseconds of a job after which it is no short work. */
 const shortTime = 20
 const goesFirst = hasUsualNice()
 
-function controlOf(id: number): JobControl {
+function controlOf({ id, job }: LayerRequest | HelpRequest): JobControl {
   const begun = performance.now()
+  // Whoever helps keeps little.
+  const checkHeap = job === 'help' ? undefined : createHeapCheck(job, heap)
   let isShort = goesFirst && setNice(0, shortWork)
   return {
     check() {
       if (isShort && performance.now() - begun > shortTime) isShort = !setNice(0, 0)
       if (Atomics.load(cancelled, 0) !== 0) throw new BuilderError('ISB_CANCELLED', 'cancelled')
+      checkHeap?.()
     },
     help: (memory, feed) => say({ id, ok: 'help', memory, feed }),
     afterwards: (work) => void later.push(work),
@@ -81,8 +88,8 @@ function say(message: LayerMessage): void {
   port?.postMessage(message)
 }
 
-function run<N extends JobName>({ id, job, params }: LayerRequest<N>): LayerJobs[N]['result'] {
-  return jobs[job](params, controlOf(id))
+function run<N extends JobName>(request: LayerRequest<N>): LayerJobs[N]['result'] {
+  return jobs[request.job](request.params, controlOf(request))
 }
 
 function answer(request: LayerRequest | HelpRequest): LayerReply {
@@ -90,8 +97,8 @@ function answer(request: LayerRequest | HelpRequest): LayerReply {
   try {
     if (request.job !== 'help') return { id, ok: true, result: run(request) }
     const { memory, feed: asked } = request.params
-    if (asked === undefined) helpWithSlots(memory, performUpper, controlOf(id))
-    else feed(memory, asked, controlOf(id))
+    if (asked === undefined) helpWithSlots(memory, performUpper, controlOf(request))
+    else feed(memory, asked, controlOf(request))
     return { id, ok: true, result: {} }
   } catch (error) {
     return { id, ok: false, failure: encodeFailure(error) }

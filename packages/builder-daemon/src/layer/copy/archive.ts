@@ -151,16 +151,22 @@ function resolveBelow(path: string, { destination, root }: Unpacking): string {
   )
 }
 
+const noXattrs: Metadata['xattrs'] = []
+
+function xattrsOf({ xattrs }: ReadEntry): Metadata['xattrs'] {
+  return xattrs
+    .filter(({ name }) => keepsXattr(name))
+    .map(({ name, value }) => [name, value.toString('latin1')] as const)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
 function metadataOf(entry: ReadEntry): Metadata {
   return {
     mode: entry.mode,
     uid: entry.uid,
     gid: entry.gid,
     mtimeNs: entry.mtimeNs,
-    xattrs: entry.xattrs
-      .filter(({ name }) => keepsXattr(name))
-      .map(({ name, value }) => [name, value.toString('latin1')] as const)
-      .sort(([a], [b]) => (a < b ? -1 : 1)),
+    xattrs: entry.xattrs.length === 0 ? noXattrs : xattrsOf(entry),
   }
 }
 

@@ -244,7 +244,10 @@ export function createDestination(lower: LowerTree | undefined, rootMetadata: Me
       })
     } else {
       expand(directory)
-      for (const [name, child] of [...children].sort(([a], [b]) => (a < b ? -1 : 1))) visit(name, child)
+      for (const name of [...children.keys()].sort()) {
+        const child = children.get(name)
+        if (child !== undefined) visit(name, child)
+      }
     }
     children.clear()
     asked.delete(directory)

@@ -4,17 +4,15 @@ import type { DiffId } from '@isula-build/shared/oci/digest.js'
 import type { JobControl } from '../job-control.js'
 import type { FeedParams, StoredTar } from '../stored-tar.js'
 import { openUnpackedTar, type UnpackedTar } from '../unpacked-tar.js'
+import { CLOSED, LOST, SIGNAL } from './head.js'
 
 /**
  * A tar that another thread reads, decompresses and hashes, in shared memory. The job begins alone; once the other thread
  * is there, the job says how far it is and takes what follows from slots that the other one, which begins from the start
  * again, fills. Without that thread the job gets to its end alone.
  *
- * Words of the head, LOST being the pool's to set; POSITION takes two.
+ * Words after those of `head`; POSITION takes two.
  */
-const LOST = 0
-const CLOSED = 1
-const SIGNAL = 2
 /** Which job the memory is used for: a thread may come when the one it was asked for is over. */
 const JOB = 3
 const BUSY = 4

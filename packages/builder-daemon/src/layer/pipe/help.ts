@@ -1,13 +1,12 @@
 import type { JobControl } from '../job-control.js'
+import { CLOSED, SIGNAL } from './head.js'
 import {
   attachSlots,
   awaitSignal,
   BUSY,
-  CLOSED,
   digestOnce,
   FAILED,
   type Perform,
-  SIGNAL,
   type Slots,
   signal,
   writeOnce,

@@ -3,9 +3,10 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { describe, expect, test } from 'vitest'
 import { type JobControl, uncontrolled } from '../job-control.js'
 import { contentDigestOf, emptyDigest, pieceBytes, wholeLimit } from './content-digest.js'
+import { LOST } from './head.js'
 import { helpWithSlots } from './help.js'
 import { createPipeline, type Pipeline } from './pipeline.js'
-import { LOST, OPERATIONS, type Perform, type Slots, slotBytes } from './slots.js'
+import { OPERATIONS, type Perform, type Slots, slotBytes } from './slots.js'
 import type { TarSumState } from './tar-sum.js'
 
 const sizes = [

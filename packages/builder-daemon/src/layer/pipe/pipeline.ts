@@ -3,24 +3,22 @@ import { type DiffId, digestFromHex } from '@isula-build/shared/oci/digest.js'
 import type { JobControl } from '../job-control.js'
 import type { Collector } from '../tar/collector.js'
 import { emptyDigest, pieceBytes, wholeLimit } from './content-digest.js'
+import { CLOSED, LOST, SIGNAL } from './head.js'
 import { failureOf } from './help.js'
 import {
   attachSlots,
   awaitSignal,
   BUSY,
-  CLOSED,
   createSlotMemory,
   digestBytes,
   digestOnce,
   FILLED,
   isDone,
-  LOST,
   OWN_WORDS,
   operationsBytes,
   type Perform,
   piecesPerSlot,
   publish,
-  SIGNAL,
   type Slots,
   signal,
   slotBytes,

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import { addressOf } from '../../system/libc.js'
 import { pieceBytes } from './content-digest.js'
+import { SIGNAL } from './head.js'
 
 /**
  * Memory that the threads of one layer job share: a tar on its way through slots. The thread of the job fills them in
@@ -32,10 +33,7 @@ export interface Slot {
   readonly head: number
 }
 
-// Words of the head. LOST is the pool's to set.
-export const LOST = 0
-export const CLOSED = 1
-export const SIGNAL = 2
+// Words of the head, after those of `head`.
 export const FILLED = 3
 export const WRITTEN = 4
 export const WRITING = 5
@@ -47,6 +45,8 @@ export const WAITING = 8
 /** Slots whose tar is hashed, and whether a thread hashes one. */
 export const HASHED = 9
 export const HASHING = 10
+/** 1 when any thread may hash: the sum lies here. */
+export const SHARED = 11
 /** The first word that belongs to whoever carries out operations. */
 export const OWN_WORDS = 16
 

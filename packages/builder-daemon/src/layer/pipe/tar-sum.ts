@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { chainingBytes, openSha256, stateBytes } from '../../system/sha256.js'
-import { HASHED, HASHING, isHashable, type Slots, signal, USED } from './slots.js'
+import { HASHED, HASHING, isHashable, SHARED, type Slots, signal, USED } from './slots.js'
 
 /** The SHA-256 of a tar on its way through slots: in their order, but by whichever thread has time. */
 export interface TarSum {
@@ -19,12 +19,15 @@ export interface TarSumState {
 /** To be called by the thread of the job, before anything is in the slots. */
 export function beginTarSum(slots: Slots): TarSum {
   const sha = openSha256()
+  // Another thread may have it where this one has not.
+  Atomics.store(slots.words, SHARED, 0)
   if (sha === undefined) {
     const hash = createHash('sha256')
     return { once: () => hashSlot(slots, (bytes) => hash.update(bytes)), digest: () => hash.digest() }
   }
   const state = slots.sum.subarray(0, stateBytes)
   sha.begin(state)
+  Atomics.store(slots.words, SHARED, 1)
   return { once: () => helpTarSum(slots), digest: () => sha.finish(Buffer.from(state)) }
 }
 
@@ -43,8 +46,9 @@ export function chainingAfter({ sum }: Slots, slotIndex: number): Buffer {
   return Buffer.from(sum.subarray(at, at + chainingBytes))
 }
 
-/** The same from any thread. */
+/** The same from any thread, where the sum is shared. */
 export function helpTarSum(slots: Slots): boolean {
+  if (Atomics.load(slots.words, SHARED) === 0) return false
   const sha = openSha256()
   if (sha === undefined) return false
   const state = slots.sum.subarray(0, stateBytes)
