@@ -193,4 +193,13 @@ describe.skipIf(!isRoot)('a COPY whose tar begins as an earlier one (needs root)
     appendFileSync(at('d100/f0'), 'more')
     expect(job(before).result).toEqual(job(undefined).result)
   })
+  test('marks that cannot be read make no difference', () => {
+    tree()
+    const before = copy()
+    appendFileSync(at('d120/f20'), 'more')
+    const plain = job(undefined).result
+    rmSync(join(before, 'marks'))
+    mkdirSync(join(before, 'marks'))
+    expect(job(before).result).toEqual(plain)
+  })
 })

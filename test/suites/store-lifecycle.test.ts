@@ -2,8 +2,10 @@ import { spawn } from 'node:child_process'
 import {
   chmod,
   cp,
+  type FileHandle,
   lstat,
   mkdir,
+  open as openFile,
   readdir,
   readFile,
   readlink,
@@ -14,10 +16,10 @@ import {
   unlink,
   writeFile,
 } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { getuid } from 'node:process'
 import Database from 'better-sqlite3'
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { ImageRecord } from '../../packages/builder-daemon/src/ports/image-store.js'
 import type { LayerRecord } from '../../packages/builder-daemon/src/ports/layer-store.js'
 import { leaveCleanMark } from '../../packages/builder-daemon/src/storage/clean-mark.js'
@@ -392,6 +394,33 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
       await third.close()
       await healed(image)
     })
+  })
+
+  test('flushes what an unflushed layer cannot be verified without, and nothing that only saves time', async () => {
+    const store = await open()
+    const lease = await store.layers.acquireLease({ uid: 0, purpose: 'build' })
+    const staging = await store.layers.stage(lease)
+    await writeFile(join(staging.upper, 'content'), 'a')
+    for (const name of ['headers.gz', 'sources', 'marks']) await writeFile(join(staging.root, name), name)
+    const flushed: string[] = []
+    await using some = await openFile('/dev/null')
+    const handles = Object.getPrototypeOf(some) as FileHandle
+    const { sync } = handles
+    vi.spyOn(handles, 'sync').mockImplementation(async function (this: FileHandle) {
+      flushed.push(basename(await readlink(`/proc/self/fd/${this.fd}`)))
+      await sync.call(this)
+    })
+    try {
+      const sealed = { diffId: diffIdOf('a'), tarSize: 1, keepsHeaders: true, parentKey: null }
+      const { id } = await store.layers.publish(staging, sealed, lease)
+      expect(flushed).toContain('headers.gz')
+      expect(flushed).not.toContain('sources')
+      expect(flushed).not.toContain('marks')
+      for (const name of ['sources', 'marks'])
+        expect(await readFile(join(store.layers.directory(id), name), 'utf8')).toBe(name)
+    } finally {
+      vi.restoreAllMocks()
+    }
   })
 
   test('verifies an unflushed layer once before its first use, not before', async () => {

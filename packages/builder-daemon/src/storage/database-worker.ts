@@ -1,5 +1,5 @@
 import type { MessagePort } from 'node:worker_threads'
-import { hasUsualNice, setNice, shortWork } from '../system/priority.js'
+import { isUsual, setNice, shortWork } from '../system/priority.js'
 import { createFlushThread } from './flush-thread.js'
 import { createLookThread } from './look-through.js'
 import { createRemoveThread } from './remove-thread.js'
@@ -21,7 +21,7 @@ export interface ThreadRole {
 function createRole(data: StoreThreadData, report: (error: unknown) => void): ThreadRole {
   switch (data.role) {
     case 'database':
-      if (hasUsualNice()) setNice(0, shortWork)
+      if (isUsual()) setNice(0, shortWork)
       return createWriter(data.path, data.backups, report)
     case 'flush':
       return createFlushThread(data.fd)

@@ -1,8 +1,8 @@
 import { lstatSync, readlinkSync } from 'node:fs'
-import { setPriority } from 'node:os'
 import { join } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import BetterSqlite from 'better-sqlite3'
+import { giveWay } from '../system/priority.js'
 import type { ThreadRole } from './database-worker.js'
 import { failureCode } from './failure.js'
 import { isLayerId, isRealDirectory, type Layout, layoutOf, linkName, linkTarget, namesIn } from './layout.js'
@@ -102,8 +102,7 @@ const priority = 15
 
 /** Answers every request with the findings of one look. */
 export function createLookThread(dataRoot: string, stop: Int32Array): ThreadRole {
-  // On Linux this is the calling thread alone (setpriority(2), "C library/kernel differences").
-  setPriority(0, priority)
+  giveWay(priority)
   const layout = layoutOf(dataRoot)
   return {
     serve(requests, reply) {

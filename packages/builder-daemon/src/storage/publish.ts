@@ -24,6 +24,9 @@ async function flushDirectory(path: string): Promise<void> {
   await directory.sync()
 }
 
+/** What a COPY remembers beside its layer saves time when it is there, and tells itself when it is torn. */
+const unflushed: ReadonlySet<string> = new Set(['sources', 'marks'])
+
 /**
  * Turns staging directories into layers. The order makes every crash harmless: until the row is
  * committed the directory is garbage that recovery sweeps, and the row is committed only when the
@@ -48,8 +51,7 @@ export function createPublisher(deps: LayerStoreDeps): Publisher {
         if (!entry.isDirectory()) throw new Error(`${staging.upper} is not a directory`)
         continue
       }
-      // What was copied is logged for explanations only, and tells itself when it is torn.
-      if (entry.name === 'sources') continue
+      if (unflushed.has(entry.name)) continue
       if (!entry.isFile()) await removeOrDiscard(path)
       // Else all of it is flushed before it is recorded.
       else if (!strict) await flushFile(path)

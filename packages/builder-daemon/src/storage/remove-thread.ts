@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import type { Dirent } from 'node:fs'
 import { lstatSync, opendirSync, readFileSync, renameSync, rmdirSync, unlinkSync } from 'node:fs'
-import { setPriority } from 'node:os'
 import { basename, dirname } from 'node:path'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { giveWay } from '../system/priority.js'
 import type { ThreadRole } from './database-worker.js'
 import { diskUse } from './disk-use.js'
 import { failureCode } from './failure.js'
@@ -111,8 +111,7 @@ const priority = 15
 
 /** Empties the trash, one entry per request (`remove`), and measures trees (`measure`). */
 export function createRemoveThread(trash: string, stop: Int32Array): ThreadRole {
-  // On Linux this is the calling thread alone (setpriority(2), "C library/kernel differences").
-  setPriority(0, priority)
+  giveWay(priority)
   const perform = ({ name, params }: ThreadRequest): unknown =>
     name === 'measure' ? diskUse(String(params), stop) : removeTree(`${trash}/${String(params)}`, stop)
   return {

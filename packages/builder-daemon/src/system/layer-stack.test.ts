@@ -103,4 +103,22 @@ describe.skipIf(!asRoot)('a stack of layers (needs root)', () => {
   test('of no layers is empty', () => {
     expect(createLayerStack([]).look('etc/passwd')?.stat).toBeUndefined()
   })
+  test('leaves everything to the kernel when a layer is not there, so that somebody says so', () => {
+    const [top, gone] = [join(base, 'top'), join(base, 'gone')]
+    mkdirSync(join(top, 'etc'), { recursive: true })
+    for (const layers of [
+      [top, gone],
+      [gone, top],
+    ]) {
+      const stack = createLayerStack(layers)
+      for (const path of ['', 'etc', 'etc/passwd']) expect(stack.look(path)).toBeUndefined()
+    }
+  })
+
+  test('takes a link for the layer that it leads to', () => {
+    const layer = join(base, 'layer')
+    mkdirSync(join(layer, 'etc'), { recursive: true })
+    symlinkSync('layer', join(base, 'short'))
+    expect(createLayerStack([join(base, 'short')]).look('etc')?.stat?.type).toBe('directory')
+  })
 })

@@ -28,7 +28,9 @@ const longestPath = 4000
 export function createLayerStack(layers: readonly string[]): LayerStack {
   const all = [...new Set(layers)]
   const root: StackedEntry = { stat: lstatIfExists(AT_FDCWD, all[0] ?? ''), place: all[0] ?? '', layers: all }
-  const directories = new Map<string, StackedEntry | undefined>([['', root]])
+  // Without one of them there is nothing to see: a mount tells what is wrong. A layer's directory may be named by a link.
+  const isWhole = all.every((layer) => lstatIfExists(AT_FDCWD, `${layer}/`) !== undefined)
+  const directories = new Map<string, StackedEntry | undefined>([['', isWhole ? root : undefined]])
 
   function look(path: string): StackedEntry | undefined {
     if (directories.has(path)) return directories.get(path)

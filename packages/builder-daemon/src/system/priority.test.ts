@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { afterEach, describe, expect, test } from 'vitest'
-import { setNice } from './priority.js'
+import { raiseAll, setNice } from './priority.js'
 
 const asRoot = userInfo().uid === 0
 const started: ChildProcess[] = []
@@ -50,5 +50,13 @@ describe.skipIf(!asRoot)('the nice value of a thread (needs root)', () => {
     const child = spawn('/bin/true', { stdio: 'ignore' })
     await once(child, 'exit')
     expect(setNice(child.pid ?? 0, -5)).toBe(false)
+  })
+  test('is raised though others of the process have ended', async () => {
+    const gone = spawn('/bin/true', { stdio: 'ignore' })
+    await once(gone, 'exit')
+    const [first, last] = [1, 2].map(() => spawn('/bin/sleep', ['100'], { stdio: 'ignore' }))
+    for (const child of [first, last]) if (child !== undefined) started.push(child)
+    raiseAll([first?.pid ?? 0, gone.pid ?? 0, last?.pid ?? 0], -5)
+    expect([niceOf(first?.pid), niceOf(last?.pid)]).toEqual([-5, -5])
   })
 })

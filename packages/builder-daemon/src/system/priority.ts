@@ -1,6 +1,6 @@
 import { readdirSync, stat } from 'node:fs'
-import { getPriority } from 'node:os'
-import { lastErrno, libc, syscallNumber } from './libc.js'
+import { getPriority, setPriority } from 'node:os'
+import { checked, lastErrno, libc, syscallNumber } from './libc.js'
 import { errnoName, SystemError } from './system-error.js'
 
 /**
@@ -11,10 +11,13 @@ import { errnoName, SystemError } from './system-error.js'
 
 const call = {
   setAttributes: libc('long syscall(long, long, const void *, long)'),
+  policy: libc('int sched_getscheduler(int)'),
 }
 
 const SCHED_OTHER = 0
 const SCHED_FLAG_RESET_ON_FORK = 1
+/** The same, as sched_getscheduler(2) tells it. */
+const SCHED_RESET_ON_FORK = 0x4000_0000
 
 /** Three times the share of a thread at 0, where there is more to do than processors. */
 export const shortWork = -5
@@ -37,20 +40,33 @@ export function setNice(thread: number, nice: number): boolean {
   throw new SystemError(errno, 'sched_setattr')
 }
 
-/** Whether the calling thread has the usual value: another one is what somebody wanted this program to have. */
-export function hasUsualNice(): boolean {
-  return getPriority(0) === 0
+/**
+ * Whether the calling thread is scheduled as threads usually are: another nice value or policy is what somebody wanted
+ * this program, and what it starts, to have.
+ */
+export function isUsual(): boolean {
+  const policy = checked(call.policy(0), 'sched_getscheduler') & ~SCHED_RESET_ON_FORK
+  return policy === SCHED_OTHER && getPriority(0) === 0
 }
 
 /**
- * Raises all threads that this process has by now, if this one has the usual value, those of libuv's pool among them, which do the calls of `node:fs`
- * that do not block. Workers that are started later raise themselves, if at all.
+ * Raises all threads that this process has by now, if this one is scheduled as usual, those of libuv's pool among them,
+ * which do the calls of `node:fs` that do not block. Workers that are started later raise themselves, if at all.
  */
 export function raiseThreads(nice: number): void {
-  if (!hasUsualNice()) return
+  if (!isUsual()) return
   // The pool is made by its first task, before this returns.
   stat('/', () => undefined)
-  for (const thread of readdirSync('/proc/self/task')) {
-    if (!setNice(Number(thread), nice)) return
-  }
+  raiseAll(readdirSync('/proc/self/task').map(Number), nice)
+}
+
+/** Some may have ended meanwhile. */
+export function raiseAll(threads: readonly number[], nice: number): void {
+  for (const thread of threads) setNice(thread, nice)
+}
+
+/** Lets others go before the calling thread: its nice value becomes this one, unless it is higher. */
+export function giveWay(nice: number): void {
+  // On Linux this is the calling thread alone (setpriority(2), "C library/kernel differences").
+  setPriority(0, Math.max(nice, getPriority(0)))
 }

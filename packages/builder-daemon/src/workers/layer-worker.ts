@@ -18,7 +18,7 @@ import { resolveUserJob } from '../layer/users.js'
 import { writeLayerJob } from '../layer/write-layer.js'
 import { writeRootfsJob } from '../layer/write-rootfs.js'
 import type { JobName, LayerJobs } from '../ports/layer-worker.js'
-import { hasUsualNice, setNice, shortWork } from '../system/priority.js'
+import { isUsual, setNice, shortWork } from '../system/priority.js'
 import { createHeapCheck } from './heap-limit.js'
 import {
   encodeFailure,
@@ -66,7 +66,7 @@ const heap = resourceLimits.maxOldGenerationSizeMb ?? Number.POSITIVE_INFINITY
 
 /** Milliseconds of a job after which it is no short work. */
 const shortTime = 20
-const goesFirst = hasUsualNice()
+const goesFirst = isUsual()
 
 function controlOf({ id, job }: LayerRequest | HelpRequest): JobControl {
   const begun = performance.now()

@@ -3,7 +3,7 @@ import type { MessagePort } from 'node:worker_threads'
 import type { StartReply, StartRequest } from '../runtime/filtered-starts.js'
 import { applyProfile } from '../runtime/seccomp-filter.js'
 import { inheritedProfile } from '../runtime/seccomp-shares.js'
-import { hasUsualNice, setNice, shortWork } from '../system/priority.js'
+import { isUsual, setNice, shortWork } from '../system/priority.js'
 import { libseccompVersion } from '../system/seccomp.js'
 import { spawnProgram } from '../system/spawn.js'
 import { SystemError } from '../system/system-error.js'
@@ -11,7 +11,7 @@ import { SystemError } from '../system/system-error.js'
 /** Body of the launcher's thread that starts containers: what it starts inherits its filter of system calls. */
 export function runStartThread(port: MessagePort): void {
   const answer = (reply: StartReply): void => port.postMessage(reply)
-  if (hasUsualNice()) setNice(0, shortWork)
+  if (isUsual()) setNice(0, shortWork)
   const isFiltered = applyProfile(inheritedProfile(arch()))
   port.on('message', ({ id, program }: StartRequest) => {
     const { path, args, env, stdio } = program

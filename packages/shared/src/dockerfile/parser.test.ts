@@ -328,3 +328,10 @@ test('many here-documents of one line take time in proportion', () => {
   expect(performance.now() - began).toBeLessThan(3000)
   expect(copy.kind === 'copy' && copy.heredocs.length).toBe(40_000)
 })
+
+test('more than 25,000 instructions are refused at the first that is too many', () => {
+  const most = `FROM a\n${'COPY a /\n'.repeat(24_999)}`
+  expect(parseDockerfile(most, 'f').stages[0]?.instructions).toHaveLength(24_999)
+  const error = errorOf(() => parseDockerfile(`${most}${'COPY a /\n'.repeat(80_000)}`, 'f'))
+  expect([error.code, error.details.source?.start.line]).toEqual(['ISB_LIMIT_EXCEEDED', 25_001])
+})

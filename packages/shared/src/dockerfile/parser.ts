@@ -8,9 +8,12 @@ import { readSource, type SourceFile, sourceError } from './source-file.js'
 /** Names that BuildKit advises against for a stage: `scratch` and the build context. They are valid. */
 export const reservedStageNames: ReadonlySet<string> = new Set(['scratch', 'context'])
 
+/** Instructions a Dockerfile may have, in all stages: five times the steps of the longest build. */
+const maxInstructions = 25_000
+
 /**
- * Parses a Dockerfile of at most 1 MiB. Syntax and semantics are those of BuildKit's Dockerfile 1.7 frontend,
- * except that a stage name may begin with a digit and has at most 64 characters, that two stages may not
+ * Parses a Dockerfile of at most 1 MiB and 25,000 instructions. Syntax and semantics are those of BuildKit's Dockerfile
+ * 1.7 frontend, except that a stage name may begin with a digit and has at most 64 characters, that two stages may not
  * share one, and that CRLF is LF in here-documents too.
  *
  * Fails with ISB_DOCKERFILE_SYNTAX, ISB_UNKNOWN_INSTRUCTION, ISB_UNKNOWN_FLAG or ISB_LIMIT_EXCEEDED; the
@@ -26,6 +29,7 @@ export function parseDockerfile(source: Uint8Array | string, file: string): Dock
   for (const line of logicalLines(sourceFile, directives.escape)) {
     count++
     const input = inputOf(sourceFile, line, directives.escape)
+    if (count > maxInstructions) throw tooManyInstructions(input)
     const instruction = parseInstruction(input)
     if (instruction.kind === 'from') {
       const name = instruction.name?.toLowerCase()
@@ -85,6 +89,14 @@ function duplicateStage(input: InstructionInput, from: FromInstruction, earlier:
   const span = { start: rest.end - name.length, end: rest.end }
   return failure(input, span, `duplicate stage name "${name}"`, {
     hint: `Line ${earlier.range.start.line} already defines it; give one of the two another name.`,
+  })
+}
+
+function tooManyInstructions(input: InstructionInput) {
+  const message = `the Dockerfile has more than ${maxInstructions} instructions`
+  return failure(input, input.statement.keyword, message, {
+    code: 'ISB_LIMIT_EXCEEDED',
+    hint: 'Join instructions, or split the Dockerfile.',
   })
 }
 

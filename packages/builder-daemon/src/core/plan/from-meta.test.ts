@@ -162,6 +162,21 @@ describe('the other instructions', () => {
     expect(Object.keys(ExposedPorts ?? {})).toEqual(['80/tcp', '81/udp', '8000/tcp', '8001/tcp', '8002/tcp'])
   })
 
+  test.each([
+    ['all ports of two protocols', '1-65535/tcp 1-65535/udp'],
+    ['more than memory could hold', '0-65535 '.repeat(100_000)],
+  ])('EXPOSE of %s is refused at once, where it stands', async (_what, ports) => {
+    const began = performance.now()
+    const error = await planFailure(['FROM busybox', `EXPOSE ${ports}`])
+    expect(performance.now() - began).toBeLessThan(3000)
+    expect([error.code, error.details.source?.start.line]).toEqual(['ISB_LIMIT_EXCEEDED', 2])
+  })
+
+  test('EXPOSE takes all ports of a protocol', async () => {
+    const { ExposedPorts = {} } = await config('EXPOSE 0-65535/udp')
+    expect(Object.keys(ExposedPorts)).toHaveLength(65_536)
+  })
+
   test.each(['90-80', '70000', 'x', '80/icmp'])('EXPOSE %s is refused where it stands', async (port) => {
     const error = await planFailure(['FROM busybox', 'ARG P', 'EXPOSE 1 $P'], { buildArgs: { P: port } })
     expect(error.message).toContain('invalid port')

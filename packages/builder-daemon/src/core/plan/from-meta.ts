@@ -8,6 +8,7 @@ import type {
 } from '@isula-build/shared/dockerfile/instructions.js'
 import { parsePortRange } from '@isula-build/shared/dockerfile/ports.js'
 import { isSignal } from '@isula-build/shared/dockerfile/signals.js'
+import type { SourceRange } from '@isula-build/shared/dockerfile/source.js'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { bytesOfText, rootedPath } from '@isula-build/shared/oci/byte-path.js'
 import type { Healthcheck } from '@isula-build/shared/oci/image-config.js'
@@ -192,19 +193,29 @@ function planWorkdir(context: StageContext, written: string, site: Site): void {
   stack(context, vertex, `WORKDIR ${path}`)
 }
 
+/** Ports of one EXPOSE: all of one protocol. */
+const maxPorts = 65_536
+
 function exposeEffect(context: StageContext, written: readonly string[], site: Site): Effect {
-  const ports = written.flatMap((word) =>
-    located(
-      () => site.at(word),
-      () => context.expander.words(word, context.state.variables).flatMap(portNames),
-    ),
-  )
+  const ports: string[] = []
+  for (const word of written) {
+    const source = (): SourceRange => site.at(word)
+    const ranges = located(source, () =>
+      context.expander.words(word, context.state.variables).map(parsePortRange),
+    )
+    for (const { first, last, protocol } of ranges) {
+      if (ports.length + last - first >= maxPorts) throw tooManyPorts(source())
+      for (let port = first; port <= last; port++) ports.push(`${port}/${protocol}`)
+    }
+  }
   return { change: { kind: 'expose', ports }, text: `EXPOSE ${plainList(ports)}` }
 }
 
-function portNames(written: string): readonly string[] {
-  const { first, last, protocol } = parsePortRange(written)
-  return Array.from({ length: last - first + 1 }, (_, i) => `${first + i}/${protocol}`)
+function tooManyPorts(source: SourceRange): BuilderError {
+  return new BuilderError('ISB_LIMIT_EXCEEDED', `EXPOSE has more than ${maxPorts} ports`, {
+    source,
+    hint: 'EXPOSE only tells what listens; name the ports that matter.',
+  })
 }
 
 function volumeEffect(context: StageContext, written: readonly string[], site: Site): Effect {

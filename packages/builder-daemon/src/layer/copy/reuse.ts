@@ -37,7 +37,16 @@ export function openReuse(
   const log = openSourcesLog(join(directory, sourcesLogName))
   if (log === undefined) return undefined
   const rows = log
-  const fd = openat(AT_FDCWD, join(directory, 'diff'), O_PATH | O_DIRECTORY)
+  const fd = openDiff()
+
+  function openDiff(): number {
+    try {
+      return openat(AT_FDCWD, join(directory, 'diff'), O_PATH | O_DIRECTORY)
+    } catch (error) {
+      rows[Symbol.dispose]()
+      throw error
+    }
+  }
 
   /** First bytes of the content digest of a file by its record, where it could be taken. */
   function held(record: ContentRecord, stamp: FileStamp): Buffer | undefined {

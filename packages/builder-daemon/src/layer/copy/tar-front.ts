@@ -69,7 +69,8 @@ export function createTarFront(pipeline: Pipeline, known: readonly TarMark[], ch
     }
     if (isKnown) leave()
     pipeline.mark((state) => {
-      if (state !== undefined) marks.push({ ...state, entries: sum.cut() })
+      const digest = sum.cut()
+      if (state !== undefined) marks.push({ ...state, entries: digest })
     })
   }
 
