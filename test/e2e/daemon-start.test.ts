@@ -1,5 +1,18 @@
 import { execFileSync, spawn } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { getuid } from 'node:process'
@@ -22,6 +35,8 @@ interface Running {
 let directory = ''
 let socket = ''
 let running: Running[] = []
+/** Where a start that was stopped halfway reads its transport key. */
+let key: number | undefined
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'isula-start-'))
@@ -32,6 +47,8 @@ afterEach(async () => {
   for (const { child } of running) child.kill('SIGKILL')
   await Promise.all(running.map(({ ended }) => ended))
   running = []
+  if (key !== undefined) closeSync(key)
+  key = undefined
   // A launcher whose daemon was killed goes by itself.
   await expect.poll(() => processesUsing(directory), { timeout: 10_000 }).toEqual([])
   rmSync(directory, { recursive: true, force: true })
@@ -78,11 +95,25 @@ async function startHalfway(env?: Record<string, string>) {
   execFileSync('mkfifo', [at('data/transport-key.pem')])
   const started = daemon(env)
   await socketAppears()
-  return {
-    ...started,
-    // What comes out of it is no key, so that a new one takes its place.
-    goOn: () => execFileSync('sh', ['-c', 'echo no key > "$1"', 'sh', at('data/transport-key.pem')]),
+  const isThere = (): boolean => {
+    try {
+      key = openSync(at('data/transport-key.pem'), constants.O_WRONLY | constants.O_NONBLOCK)
+    } catch (error) {
+      // Nobody reads.
+      if ((error as NodeJS.ErrnoException).code !== 'ENXIO') throw error
+    }
+    return key !== undefined
   }
+  await expect.poll(isThere, { timeout: 10_000, interval: 5 }).toBe(true)
+  return { ...started, goOn: giveKey }
+}
+
+/** What the daemon reads is no key, so that a new one takes its place. */
+function giveKey(): void {
+  if (key === undefined) return
+  writeSync(key, 'no key\n')
+  closeSync(key)
+  key = undefined
 }
 
 /** Whether it ends within a moment. */
@@ -158,11 +189,25 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
     started.child.kill(signal)
     started.goOn()
     expect(await started.ended).toBe(0)
-    // Answered, or told that the daemon is stopping: he came in time for both.
-    expect([0, 125]).toContain(await caller.ended)
-    expect(caller.output()).toMatch(/^Client:|the daemon is stopping/)
+    expect([await caller.ended, caller.output()]).toEqual([
+      125,
+      expect.stringContaining('the daemon is stopping'),
+    ])
     expect(started.output()).not.toContain('daemon.ready')
+    expect(started.output()).not.toContain('launcher.ready')
     expectNothingHeld()
+  })
+
+  test('a second signal does not wait until it is taken back', async () => {
+    const started = await startHalfway()
+    started.child.kill('SIGTERM')
+    started.child.kill('SIGINT')
+    started.goOn()
+    expect(await started.ended).toBe(1)
+    expectNothingHeld()
+    rmSync(at('data/transport-key.pem'))
+    daemon()
+    await expect.poll(() => client('version').ended, { timeout: 10_000 }).toBe(0)
   })
 
   test('a second one of the same roots is refused and disturbs nothing', async () => {
@@ -213,15 +258,44 @@ describe.skipIf(!isRoot)('a daemon whose containers cannot start yet', () => {
     return holder
   }
 
-  test('answers, but builds nothing and is not ready before they can', async () => {
-    const holder = await holdLauncher()
-    const started = daemon()
+  /** A build that is under way, as far as it comes. */
+  async function waitingBuild(started: Running): Promise<Running> {
     await socketAppears()
     expect(await client('version').ended).toBe(0)
     mkdirSync(at('context'))
     writeFileSync(at('context/Dockerfile'), 'FROM scratch\nCOPY Dockerfile /\n')
     const build = client('ctr-img', 'build', '-t', 'a:b', at('context'))
+    await expect.poll(started.output, { timeout: 5_000 }).toContain('build.started')
     expect(await endsSoon(build)).toBe(false)
+    return build
+  }
+
+  /** Ends, too, what it started and what waits with it. */
+  async function launcherOf(started: Running): Promise<number> {
+    const found = (): readonly number[] =>
+      execFileSync('sh', ['-c', 'cat "$0"/*/children', `/proc/${started.child.pid}/task`], {
+        encoding: 'utf8',
+      })
+        .split(' ')
+        .filter(
+          (pid) => pid !== '' && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('/launcher.cjs\0'),
+        )
+        .map(Number)
+    await expect.poll(found).toHaveLength(1)
+    return found()[0] ?? 0
+  }
+
+  /** Milliseconds until it ends. */
+  async function timeOf(ending: Promise<unknown>): Promise<number> {
+    const began = performance.now()
+    await ending
+    return performance.now() - began
+  }
+
+  test('answers, but builds nothing and is not ready before they can', async () => {
+    const holder = await holdLauncher()
+    const started = daemon()
+    const build = await waitingBuild(started)
     expect(started.output()).not.toContain('daemon.ready')
     holder.child.kill('SIGKILL')
     expect([await build.ended, build.output()]).toEqual([0, expect.any(String)])
@@ -237,15 +311,39 @@ describe.skipIf(!isRoot)('a daemon whose containers cannot start yet', () => {
     expectNothingHeld()
   })
 
-  test('stops when it is told to', async () => {
+  test('tells a build that waits why they never can', async () => {
     await holdLauncher()
     const started = daemon()
-    await socketAppears()
-    expect(await client('version').ended).toBe(0)
-    const began = performance.now()
+    const build = await waitingBuild(started)
+    process.kill(await launcherOf(started), 'SIGKILL')
+    expect(await timeOf(started.ended)).toBeLessThan(5_000)
+    expect([await started.ended, await build.ended]).toEqual([1, 125])
+    expect(build.output()).toMatch(
+      /could not start: the launcher process cannot be used: it ended with SIGKILL/,
+    )
+    expectNothingHeld()
+  })
+
+  test('lets go of a build that does not want to wait', async () => {
+    const holder = await holdLauncher()
+    const started = daemon()
+    const build = await waitingBuild(started)
+    build.child.kill('SIGINT')
+    await build.ended
+    await expect.poll(started.output, { timeout: 5_000 }).toMatch(/ISB_CANCELLED.*build\.failed/)
+    holder.child.kill('SIGKILL')
+    await expect.poll(started.output, { timeout: 5_000 }).toContain('daemon.ready')
+  })
+
+  test('stops when it is told to, with the builds that wait', async () => {
+    await holdLauncher()
+    const started = daemon()
+    const build = await waitingBuild(started)
     started.child.kill('SIGTERM')
-    expect(await started.ended).toBe(0)
-    expect(performance.now() - began).toBeLessThan(5_000)
+    expect(await timeOf(started.ended)).toBeLessThan(5_000)
+    expect([await started.ended, await build.ended]).toEqual([0, 125])
+    expect(build.output()).toContain('the daemon is stopping')
+    expect(started.output()).not.toContain('launcher.died')
     expectNothingHeld()
   })
 })

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { findRuntime } from '../../packages/builder-daemon/src/runtime/find-runtime.js'
 import { createRuntime } from '../../packages/builder-daemon/src/runtime/launcher-client.js'
+import { spawnLauncher } from '../../packages/builder-daemon/src/runtime/launcher-process.js'
 import { bundleEntry } from '../support/bundled-worker.js'
 import { leftovers } from '../support/runtime-leftovers.js'
 import { silentLogger } from '../support/silent-logger.js'
@@ -104,6 +105,28 @@ describe.skipIf(!runnable)('the life of the launcher (needs root and runc)', () 
       expect(processes.filter(alive)).toEqual([])
     },
   )
+
+  test('a start that is given up when the launcher is just ready leaves none', async () => {
+    await using fixture = await makeRuntime({ launcherEntry, isolation: 'oci' })
+    await fixture.runtime[Symbol.asyncDispose]()
+    const stopping = new AbortController()
+    const events: string[] = []
+    const hear = (event: string): void => {
+      events.push(event)
+      if (event === 'launcher.ready') stopping.abort(new Error('given up'))
+    }
+    const log = { debug: hear, info: hear, warn: hear, error: hear }
+    const spawned = spawnLauncher(launcherEntry)
+    const { dataRoot, runRoot } = fixture
+    const options = { launcherEntry, dataRoot, runRoot, runtimePath: '/usr/sbin/runc', log, spawned }
+    await expect(createRuntime({ ...options, signal: stopping.signal })).rejects.toThrow('given up')
+    await spawned.ended
+    await sleep(100)
+    expect(events.filter((event) => /^launcher\.(ready|died)/.test(event))).toEqual(['launcher.ready'])
+    const { spawned: _, ...again } = options
+    await using next = await createRuntime({ ...again, log: silentLogger })
+    expect(next.recovery.runs).toEqual([])
+  })
 
   test('a launcher that dies fails its RUN, leaves nothing, and the next RUN works', async () => {
     const fixture = await open()

@@ -9,7 +9,7 @@ import type { Entrance } from './compose/entrance.js'
 import { createTransfers } from './compose/transfers.js'
 import type { DaemonConfig } from './config/daemon-config.js'
 import { loadTransportKey } from './config/transport-key.js'
-import { deferred } from './core/build/deferred.js'
+import { abortable, deferred } from './core/build/deferred.js'
 import type { FollowSpool } from './core/build/progress.js'
 import { longestStay } from './core/gc/policy.js'
 import { BuildQueue } from './core/queue/build-queue.js'
@@ -31,7 +31,7 @@ import { type RpcServer, serveRpc, turnAway } from './rpc/server.js'
 import { createRuntime } from './runtime/launcher-client.js'
 import { spawnLauncher } from './runtime/launcher-process.js'
 import { followSpool } from './runtime/spool.js'
-import { createBuildOperations } from './service/build-operations.js'
+import { type BuildOperations, createBuildOperations } from './service/build-operations.js'
 import { createResolverOpener } from './service/build-resolver.js'
 import { createRunSession } from './service/build-session.js'
 import { createBuilderCore } from './service/builder-core.js'
@@ -94,17 +94,18 @@ export async function composeDaemon(
   const lifecycle = createLifecycle(log, signal)
   const clock = { now: () => Date.now() }
   const entry = (name: string): URL => new URL(`./${name}.cjs`, import.meta.url)
-  const architecture = hostArchitecture()
-  const platform = { os: 'linux', architecture }
   const { door } = entrance
+  const runtime = deferred<Runtime>()
+  let active: BuildOperations['active'] | undefined
   let server: RpcServer | undefined
-  raiseThreads(shortWork)
   try {
     await lifecycle.step(
       'entrance',
       () => entrance,
       ({ close }) => close(),
     )
+    raiseThreads(shortWork)
+    const platform = { os: 'linux', architecture: hostArchitecture() }
     const temporary = join(config.runRoot, 'tmp')
     const workers = await lifecycle.step(
       'layer workers',
@@ -178,7 +179,6 @@ export async function composeDaemon(
       (started) => started[Symbol.dispose](),
     )
     const engines = enginesOf(config)
-    const runtime = deferred<Runtime>()
     const privileges = { uids: config.privilegedUids, gids: config.privilegedGids }
     const runSession = createRunSession({
       ...{ images, clock, platform, privileges, agentRoot },
@@ -215,7 +215,7 @@ export async function composeDaemon(
       queue: new BuildQueue({ running: config.maxBuilds, waiting: config.maxWaitingBuilds }),
       // What an earlier daemon left running is ended before anything is built.
       run: async (session) => {
-        await runtime.promise
+        await abortable(runtime.promise, session.signal)
         return await runSession(session)
       },
     })
@@ -223,12 +223,14 @@ export async function composeDaemon(
       ...{ config, buildInfo, images, lists, archives, builds, key, transfers },
       collector,
     })
+    active = builds.active
     // Its group is the one that may read it; whoever is served has it.
     await lifecycle.step(
       'public key',
       () => key.publish(door.gid),
       () => key.withdraw(),
     )
+    const isAwaited = door.isWaitedAt()
     const serving = await lifecycle.step(
       'service',
       () =>
@@ -240,28 +242,23 @@ export async function composeDaemon(
     )
     server = serving
     // A process that starts takes a processor for a while, and whoever waited is about to ask.
-    await new Promise((resolve) => setTimeout(resolve, launcherDelay))
+    if (isAwaited) await new Promise((resolve) => setTimeout(resolve, launcherDelay))
     const launcher = await lifecycle.step(
       'launcher process',
       () => spawnLauncher(fileURLToPath(entry('launcher'))),
       ({ close }) => close(),
     )
-    // What comes of it is what the next step fails with.
-    const giveUp = (): void => void launcher.close().catch(() => undefined)
-    signal.addEventListener('abort', giveUp, { once: true })
-    runtime.resolve(
-      await lifecycle.step(
-        'runtime',
-        () =>
-          createRuntime({
-            ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, runtimePath: config.runtime, log },
-            ...{ launcherEntry: fileURLToPath(entry('launcher')), spawned: launcher },
-          }),
-        async (started) => await started[Symbol.asyncDispose](),
-      ),
+    const launched = await lifecycle.step(
+      'runtime',
+      () =>
+        createRuntime({
+          ...{ dataRoot: config.dataRoot, runRoot: config.runRoot, runtimePath: config.runtime },
+          ...{ launcherEntry: fileURLToPath(entry('launcher')), spawned: launcher, log, signal },
+        }),
+      async (started) => await started[Symbol.asyncDispose](),
     )
-    signal.removeEventListener('abort', giveUp)
     signal.throwIfAborted()
+    runtime.resolve(launched)
     key.rotate(door.gid, keyLifetime).catch((error) => log.error('transport-key.kept', { error }))
     notifyManager('READY=1', environment['NOTIFY_SOCKET'])
     log.info('daemon.ready', { socket: config.socket, version: buildInfo.version })
@@ -279,9 +276,12 @@ export async function composeDaemon(
   } catch (failure) {
     const error = signal.aborted ? signal.reason : failure
     const reason = whyNot(error)
+    runtime.reject(reason)
     await (server === undefined ? turnAway(door, reason, log) : server.close(0, reason)).catch((failed) =>
       log.error('start.callers-lost', { error: failed }),
     )
+    active?.cancelAll()
+    await active?.drained()
     await lifecycle.stop()
     throw error
   }

@@ -1,6 +1,6 @@
 import { buildInfo } from '@isula-build/shared/build-info.js'
 import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder-error.js'
-import { takeEntrance } from './compose/entrance.js'
+import { type Entrance, takeEntrance } from './compose/entrance.js'
 import type { Daemon } from './compose.js'
 import { completionScript } from './config/completion.js'
 import { loadConfig } from './config/daemon-config.js'
@@ -39,28 +39,35 @@ async function main(argv: readonly string[]): Promise<void> {
   })
 
   const starting = new AbortController()
+  let entrance: Entrance | undefined
   let daemon: Daemon | undefined
   const stop = (signal: string): void => {
     log.info('daemon.stopping', { signal })
-    if (starting.signal.aborted) {
-      // A second signal stops waiting for running builds.
-      daemon?.hurry()
+    if (!starting.signal.aborted) {
+      starting.abort(new BuilderError('ISB_SHUTTING_DOWN', 'the daemon is stopping'))
+      daemon?.stop().then(() => process.exit(0))
       return
     }
-    starting.abort(new BuilderError('ISB_SHUTTING_DOWN', 'the daemon is stopping'))
-    daemon?.stop().then(() => process.exit(0))
+    // A second signal stops waiting: for running builds, or for a start to be undone.
+    if (daemon !== undefined) {
+      daemon.hurry()
+      return
+    }
+    entrance?.close()
+    process.exit(1)
   }
   process.on('SIGHUP', () => void daemon?.reload())
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(signal))
 
   // Clients may come while the rest is loaded, which takes most of a start.
-  const entrance = takeEntrance(config)
-  const { composeDaemon } = await import('./compose.js')
+  entrance = takeEntrance(config)
+  const { signal } = starting
   try {
-    const { signal } = starting
+    const { composeDaemon } = await import('./compose.js')
     daemon = await composeDaemon(config, { log, entrance, signal, environment: process.env })
   } catch (error) {
-    if (starting.signal.aborted) process.exit(0)
+    entrance.close()
+    if (error === signal.reason) process.exit(0)
     throw error
   }
 }

@@ -6,7 +6,7 @@ import { type Lock, lockStore } from '../storage/lock.js'
 export interface Entrance {
   /** Whoever connects waits there until the daemon serves. */
   readonly door: Door
-  /** Gives up the door, then the locks. */
+  /** Gives up the door, then the locks; once is enough. */
   close(): void
 }
 
@@ -26,9 +26,12 @@ export function takeEntrance({ dataRoot, runRoot, socket, group }: EntranceOptio
   const lock: Lock = lockStore({ dataRoot, runRoot }, process.pid)
   try {
     const door = makeDoor({ socketPath: socket, group })
+    let isHeld = true
     return {
       door,
       close() {
+        if (!isHeld) return
+        isHeld = false
         door.close()
         lock.release()
       },

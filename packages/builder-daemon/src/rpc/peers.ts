@@ -1,7 +1,8 @@
-import { readlinkSync } from 'node:fs'
+import { closeSync, readlinkSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import type { Caller } from '../ports/caller.js'
-import { peerCredentials, peerGroups } from '../system/sockets.js'
+import { pidfdSendSignal } from '../system/processes.js'
+import { peerCredentials, peerGroups, peerPidfd } from '../system/sockets.js'
 
 /** The other end of one connection. */
 export interface Peer {
@@ -73,7 +74,7 @@ export function createPeers(connectionsPerUid: number, events: PeerEvents): Peer
 function identify(socket: Socket): Caller {
   const fd = descriptorOf(socket)
   const { uid, gid, pid } = peerCredentials(fd)
-  return { uid, gid, pid, groups: peerGroups(fd), sameMountNamespace: sharesMounts(pid) }
+  return { uid, gid, pid, groups: peerGroups(fd), sameMountNamespace: sharesMounts(fd, pid) }
 }
 
 /** Node keeps the descriptor of a socket on its private handle; there is no public way to it. */
@@ -84,13 +85,21 @@ function descriptorOf(socket: Socket): number {
   return fd
 }
 
-/** False also for a peer that is gone or not ours to look at: then nothing is assumed about its paths. */
-function sharesMounts(pid: number): boolean {
+/**
+ * False also for a peer that is gone or not ours to look at: then nothing is assumed about its paths. A connection may
+ * have waited for long, so that the number is another process's by now; older kernels do not tell.
+ */
+function sharesMounts(fd: number, pid: number): boolean {
   if (pid <= 0) return false
+  let process: number | undefined
   try {
-    return readlinkSync(`/proc/${pid}/ns/mnt`) === readlinkSync('/proc/self/ns/mnt')
+    process = peerPidfd(fd)
+    const isShared = readlinkSync(`/proc/${pid}/ns/mnt`) === readlinkSync('/proc/self/ns/mnt')
+    return isShared && (process === undefined || pidfdSendSignal(process, 0))
   } catch {
     return false
+  } finally {
+    if (process !== undefined) closeSync(process)
   }
 }
 

@@ -24,6 +24,8 @@ export interface RuntimeOptions {
   readonly launcherEntry: string
   /** One of that program that was started ahead; by default the first is started here, too. */
   readonly spawned?: SpawnedLauncher
+  /** Gives the start up and ends the launcher; of no meaning once the runtime is there. */
+  readonly signal?: AbortSignal
   readonly dataRoot: string
   /** `<runRoot>/runtime` belongs to the launcher. The daemon holds the run root's lock already. */
   readonly runRoot: string
@@ -53,7 +55,8 @@ export interface LaunchedRuntime extends Runtime, AsyncDisposable {
  * ended by its successor.
  */
 export async function createRuntime(options: RuntimeOptions): Promise<LaunchedRuntime> {
-  const { log } = options
+  const { log, signal: stopped } = options
+  stopped?.throwIfAborted()
   mkdirSync(options.runRoot, { recursive: true, mode: 0o700 })
   const runRoot = realpathSync(options.runRoot)
   const settings: LauncherSettings = {
@@ -94,8 +97,16 @@ export async function createRuntime(options: RuntimeOptions): Promise<LaunchedRu
     })
     return started
   }
-  launcher = start(options.spawned)
-  const { recovery } = await launcher
+  const first = options.spawned ?? spawnLauncher(options.launcherEntry)
+  const giveUp = (): void => {
+    closing = true
+    // What comes of it is what the start fails with.
+    first.close().catch(() => undefined)
+  }
+  stopped?.addEventListener('abort', giveUp, { once: true })
+  launcher = start(first)
+  const { recovery } = await launcher.finally(() => stopped?.removeEventListener('abort', giveUp))
+  stopped?.throwIfAborted()
   const cgroups = recovery.cgroups
   const host = readHostFacts(recovery)
 

@@ -16,6 +16,7 @@ const SOCK_CLOEXEC = 0o2000000
 const SOL_SOCKET = 1
 const SO_PEERCRED = 17
 const SO_PEERGROUPS = 59
+const SO_PEERPIDFD = 77
 const SCM_RIGHTS = 1
 const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
@@ -23,6 +24,7 @@ const MSG_CMSG_CLOEXEC = 0x40000000
 const MSG_TRUNC = 0x20
 const MSG_CTRUNC = 0x8
 const EAGAIN = 11
+const ENOPROTOOPT = 92
 
 /** The kernel's SCM_MAX_FD. */
 export const MAX_DESCRIPTORS = 253
@@ -147,6 +149,20 @@ export function peerCredentials(fd: number): PeerCredentials {
   length.writeInt32LE(12)
   checked(call.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length), 'getsockopt')
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) }
+}
+
+/**
+ * SO_PEERPIDFD: a descriptor of the process that connected, the caller's to close. Undefined where the kernel has none
+ * (before Linux 6.5); fails when that process is gone.
+ */
+export function peerPidfd(fd: number): number | undefined {
+  const value = Buffer.alloc(4)
+  const length = Buffer.alloc(4)
+  length.writeInt32LE(4)
+  if (call.getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, value, length) === 0) return value.readInt32LE(0)
+  const errno = lastErrno()
+  if (errno === ENOPROTOOPT) return undefined
+  throw new SystemError(errno, 'getsockopt')
 }
 
 /** SO_PEERGROUPS: supplementary groups of the peer (Linux 4.13). */

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import {
   closeSync,
   mkdirSync,
@@ -16,7 +17,7 @@ import { flistxattr, lgetxattr, llistxattr, lremovexattr, lsetxattr } from './ex
 import { fstat, fstatat, isWhiteoutDevice, lstatIfExists, readDirectory, statPath } from './file-stat.js'
 import { AT_FDCWD } from './libc.js'
 import { kill, POLLIN, pidfdOpen, pidfdSendSignal, pipe2, poll, setNonBlocking } from './processes.js'
-import { packetPair, peerCredentials, peerGroups, receiveMessage, sendMessage } from './sockets.js'
+import { packetPair, peerCredentials, peerGroups, peerPidfd, receiveMessage, sendMessage } from './sockets.js'
 import { spawnProgram, waitProgram } from './spawn.js'
 import {
   AT_REMOVEDIR,
@@ -240,6 +241,34 @@ describe('sockets', () => {
     closeSync(right)
   })
 
+  test('a peer that ended before it was let in is seen to be gone', async () => {
+    const path = join(root, 'waiting')
+    const server = createServer()
+    await new Promise<void>((resolve) => server.listen(path, resolve))
+    const accepted = new Promise<Socket>((resolve) => server.once('connection', resolve))
+    const script = `require('node:net').connect(${JSON.stringify(path)}, () => process.exit())`
+    expect(spawnSync(process.execPath, ['-e', script]).status).toBe(0)
+    const socket = await accepted
+    const { fd } = (socket as unknown as { _handle: { fd: number } })._handle
+    // Newer kernels give a descriptor of what is gone, others fail, and those before Linux 6.5 cannot tell.
+    const seen = (): boolean => {
+      const pidfd = peerPidfd(fd)
+      if (pidfd === undefined) return false
+      try {
+        return pidfdSendSignal(pidfd, 0)
+      } finally {
+        closeSync(pidfd)
+      }
+    }
+    try {
+      expect(seen()).toBe(false)
+    } catch (error) {
+      expect(error).toMatchObject({ syscall: 'getsockopt' })
+    }
+    socket.destroy()
+    server.close()
+  })
+
   test('the peer is known', async () => {
     const path = join(root, 'socket')
     const server = createServer()
@@ -250,6 +279,11 @@ describe('sockets', () => {
     const { fd } = (socket as unknown as { _handle: { fd: number } })._handle
     const { uid, gid } = userInfo()
     expect(peerCredentials(fd)).toEqual({ pid: process.pid, uid, gid })
+    const pidfd = peerPidfd(fd)
+    if (pidfd !== undefined) {
+      expect(pidfdSendSignal(pidfd, 0)).toBe(true)
+      closeSync(pidfd)
+    }
     const groups = /^Groups:(.*)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
     expect(peerGroups(fd).map(String)).toEqual(
       groups

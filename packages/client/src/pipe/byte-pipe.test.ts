@@ -46,23 +46,29 @@ interface Heard {
   readonly pipe: BytePipe
   readonly chunks: Buffer[]
   readonly drains: () => number
+  /** How often its end was told. */
+  readonly ends: () => number
   readonly closed: Promise<NodeJS.ErrnoException | undefined>
 }
 
 function connect(kind: keyof typeof kinds, to = path): Heard {
   const chunks: Buffer[] = []
   let drains = 0
+  let ends = 0
   let pipe: BytePipe | undefined
   const closed = new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
     pipe = kinds[kind](to, {
       data: (bytes) => chunks.push(Buffer.from(bytes)),
       drained: () => drains++,
-      closed: resolve,
+      closed(error) {
+        ends++
+        resolve(error)
+      },
     })
   })
   if (pipe === undefined) throw new Error('no pipe')
   open.push(pipe)
-  return { pipe, chunks, closed, drains: () => drains }
+  return { pipe, chunks, closed, drains: () => drains, ends: () => ends }
 }
 
 async function until(isTrue: () => boolean): Promise<void> {
@@ -142,11 +148,15 @@ describe.each(Object.keys(kinds) as (keyof typeof kinds)[])('a pipe %s', (kind) 
 
   test('tells of a peer that is gone when it writes on, once', async () => {
     serve = (socket) => setTimeout(() => socket.destroy(), 10)
-    const { pipe, closed } = connect(kind)
+    const { pipe, closed, ends } = connect(kind)
     const writing = setInterval(() => pipe.write([Buffer.alloc(300_000)]), 1)
     try {
       const error = await closed
       expect([undefined, 'EPIPE', 'ECONNRESET']).toContain(error?.code)
+      await new Promise((resolve) => setTimeout(resolve, 30))
+      pipe.destroy()
+      await new Promise((resolve) => setTimeout(resolve, 10))
+      expect(ends()).toBe(1)
     } finally {
       clearInterval(writing)
     }

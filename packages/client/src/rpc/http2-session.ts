@@ -1,4 +1,4 @@
-import { type BytePipe, connectPipe } from '../pipe/byte-pipe.js'
+import { type BytePipe, connectPipe, type PipeEvents } from '../pipe/byte-pipe.js'
 import {
   content,
   createFrameReader,
@@ -82,10 +82,10 @@ interface OpenStream {
 }
 
 /** Connects, and waits at most `wait` milliseconds for the peer's settings. Fails with ConnectError. */
-export function openSession(path: string, wait: number): Promise<Http2Session> {
+export function openSession(path: string, wait: number, connect = connectPipe): Promise<Http2Session> {
   return new Promise((resolve, reject) => {
     // Once it is settled these say nothing new: a promise settles once.
-    const session = createSession(path, {
+    const session = createSession((events) => connect(path, events), {
       ready() {
         clearTimeout(timer)
         resolve(session)
@@ -109,7 +109,7 @@ interface SessionEvents {
   lost(message: string, code: string | undefined): void
 }
 
-function createSession(path: string, events: SessionEvents): Http2Session {
+function createSession(connect: (events: PipeEvents) => BytePipe, events: SessionEvents): Http2Session {
   const streams = new Map<number, OpenStream>()
   const readFrames = createFrameReader()
   let nextId = 1
@@ -124,7 +124,7 @@ function createSession(path: string, events: SessionEvents): Http2Session {
   let leaving: Uint8Array[] = []
   let leavingBytes = 0
 
-  const pipe: BytePipe = connectPipe(path, {
+  const pipe = connect({
     data(bytes) {
       try {
         for (const one of readFrames(bytes)) receive(one)
@@ -157,7 +157,10 @@ function createSession(path: string, events: SessionEvents): Http2Session {
     const parts = leaving
     leaving = []
     leavingBytes = 0
-    if (parts.length > 0) pipe.write(parts)
+    if (parts.length === 0) return
+    pipe.write(parts)
+    // Where all of it was taken at once, nobody will tell that there is room again.
+    if (pipe.waiting === 0) flushAll()
   }
 
   function receive(one: Frame): void {

@@ -15,3 +15,13 @@ export function deferred<T>(): Deferred<T> {
   promise.catch(() => undefined)
   return { promise, resolve, reject }
 }
+
+/** The promise, for as long as the signal lets it be waited for; then that fails with the signal's reason. */
+export async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted()
+  return await new Promise<T>((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason)
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}

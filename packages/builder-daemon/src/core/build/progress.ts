@@ -2,7 +2,7 @@ import type { StepCache } from '@isula-build/shared/progress/cache-reason.js'
 import type { BuildEvent } from '@isula-build/shared/progress/events.js'
 import type { Clock } from '../../ports/clock.js'
 import type { Step, UnneededStep } from '../plan/plan.js'
-import { type Deferred, deferred } from './deferred.js'
+import { abortable, type Deferred, deferred } from './deferred.js'
 
 type Outcome = 'done' | 'cached' | 'failed' | 'cancelled'
 
@@ -192,13 +192,4 @@ class EventLog {
       await abortable(Promise.race([over, more]), signal)
     }
   }
-}
-
-function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted()
-  return new Promise<T>((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
 }
