@@ -1,3 +1,4 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { AT_FDCWD, checked, cString, lastErrno, libc, syscallNumber } from './libc.js'
 import { AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW } from './syscalls.js'
 import { SystemError } from './system-error.js'
@@ -161,8 +162,14 @@ const getdents = libc('long syscall(long, long, void *, long)')
 const lseek = libc('int64_t lseek(int, int64_t, int)')
 const entries = Buffer.allocUnsafeSlow(65536)
 
-/** Names in the open directory (not O_PATH) but `.` and `..`, as latin1 bytes, in no particular order. */
-export function readDirectory(fd: number): string[] {
+/** Names of one directory; as many as a thread can hold and sort. */
+const maxNames = 4_000_000
+
+/**
+ * Names in the open directory (not O_PATH) but `.` and `..`, as latin1 bytes, in no particular order. Fails with
+ * ISB_LIMIT_EXCEEDED when there are more than `most`.
+ */
+export function readDirectory(fd: number, most = maxNames): string[] {
   checked(lseek(fd, 0, 0), 'lseek')
   const names: string[] = []
   const number = syscallNumber(217, 61)
@@ -176,5 +183,12 @@ export function readDirectory(fd: number): string[] {
       if (name !== '.' && name !== '..') names.push(name)
       at += length
     }
+    if (names.length > most) throw tooManyNames(most)
   }
+}
+
+function tooManyNames(most: number): BuilderError {
+  return new BuilderError('ISB_LIMIT_EXCEEDED', `a directory has more than ${most} entries`, {
+    hint: 'Divide its files among several directories.',
+  })
 }

@@ -50,6 +50,7 @@ export function createDirectReader(rootFd: number, options: ReaderOptions = {}):
     const fd = directory(path)
     const entries: SourceEntry[] = []
     for (const name of readDirectory(fd).sort()) {
+      options.check?.()
       const entry = describe(fd, name, name, options.bare === true)
       if (entry !== undefined) entries.push(entry)
     }
@@ -70,7 +71,7 @@ export function createDirectReader(rootFd: number, options: ReaderOptions = {}):
     prefetch: () => undefined,
     scan: (request, check, recorder) =>
       scanSource(
-        { fd: rootFd, reader: createDirectReader(rootFd, { bare: true }), recorder },
+        { fd: rootFd, reader: createDirectReader(rootFd, { bare: true, check }), recorder },
         request,
         check,
       ),

@@ -3,6 +3,8 @@ import type { FileType } from '../../system/file-stat.js'
 export interface ReaderOptions {
   /** Lists come without attributes: a system call less for each entry. */
   readonly bare?: boolean
+  /** Called for every entry of a list; what it throws ends the list. */
+  readonly check?: () => void
 }
 
 /** Which part of a tree a COPY looks at. */

@@ -59,11 +59,11 @@ export function openSources(params: CopyParams, control: JobControl, options: Re
       if (root.access === 'helper') return createHelperReader(root.fd, control, options)
       const fd = openat(root.fd, '.', O_RDONLY | O_DIRECTORY)
       opened.push({ close: () => closeSync(fd) })
-      return createDirectReader(fd, options)
+      return createDirectReader(fd, { ...options, check: control.check })
     }
     const layers = openMerged(root.lowers)
     opened.push(layers)
-    return createDirectReader(layers.fd)
+    return createDirectReader(layers.fd, { check: control.check })
   }
 
   function* matches(input: TreeInput, index: number, seen?: Seen): Iterable<MatchedSource> {
