@@ -53,7 +53,8 @@ async function main(argv: readonly string[]): Promise<void> {
       daemon.hurry()
       return
     }
-    entrance?.close()
+    // The locks stay until the threads of the store are gone as well: the kernel releases them.
+    entrance?.door.close()
     process.exit(1)
   }
   process.on('SIGHUP', () => void daemon?.reload())

@@ -18,6 +18,7 @@ import {
   launcherPaths,
   type RecoveryReport,
 } from './launcher-protocol.js'
+import type { HostFacts } from './spec.js'
 
 export interface RuntimeOptions {
   /** The launcher's program, `workers/launcher.js`. */
@@ -108,7 +109,14 @@ export async function createRuntime(options: RuntimeOptions): Promise<LaunchedRu
   const { recovery } = await launcher.finally(() => stopped?.removeEventListener('abort', giveUp))
   stopped?.throwIfAborted()
   const cgroups = recovery.cgroups
-  const host = readHostFacts(recovery)
+  let host: HostFacts
+  try {
+    host = readHostFacts(recovery)
+  } catch (error) {
+    // Whoever spawned the launcher ends it, and it is to have no successor.
+    closing = true
+    throw error
+  }
 
   const successor = async (): Promise<void> => {
     try {
