@@ -53,6 +53,13 @@ export function createChildReaper(self: number): ChildReaper {
     if (oldest !== undefined) statuses.delete(oldest)
   }
 
+  /** What is known of an earlier process with the same pid, such as a stray, says nothing about a child that is there. */
+  const isChild = (pid: number): boolean => {
+    if (parentOf(pid) !== self) return false
+    statuses.delete(pid)
+    return true
+  }
+
   return {
     own(child) {
       const { pid } = child
@@ -61,16 +68,18 @@ export function createChildReaper(self: number): ChildReaper {
       child.once('exit', () => owned.delete(pid))
     },
     ended(pid) {
-      const status = statuses.get(pid)
-      statuses.delete(pid)
-      if (status !== undefined) return Promise.resolve(status)
-      if (parentOf(pid) !== self) return Promise.reject(new Error(`the status of process ${pid} is lost`))
+      if (!isChild(pid)) {
+        const status = statuses.get(pid)
+        statuses.delete(pid)
+        if (status !== undefined) return Promise.resolve(status)
+        return Promise.reject(new Error(`the status of process ${pid} is lost`))
+      }
       return new Promise((resolve) => {
         waiting.set(pid, resolve)
         collect()
       })
     },
-    isRunning: (pid) => !statuses.has(pid),
+    isRunning: (pid) => isChild(pid) || !statuses.has(pid),
     collect,
   }
 }
