@@ -146,16 +146,22 @@ await trainClient()
 
 mkdirSync(at('bin'), { recursive: true })
 writeFileSync(at('bin/package.json'), '{ "type": "commonjs" }\n')
-// Extra certificates cost every start of Node 40 ms, and the client talks to a local socket only.
-program('isula-build', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'isula-build')
-program('ctr-img', '-u NODE_EXTRA_CA_CERTS -u NODE_OPTIONS', 'client', 'ctr-img')
+for (const name of ['isula-build', 'ctr-img']) {
+  const text = readFileSync(at('scripts/start/client-program.sh'), 'utf8')
+  program(name, text.replace('@NAME@', name))
+}
 // A daemon that stays small: what it makes for a build is soon gone, and every thread has a heap of its own. The flag for
 // the nursery would go before what threads are given, so once the first heap is there it is taken back; and it is so before
 // any code cache is looked at, which is good under the same flags only.
-program('isula-builder', '-u NODE_OPTIONS MALLOC_ARENA_MAX=2', 'daemon', 'isula-builder', {
-  flags: ['--max-semi-space-size=4', '--v8-pool-size=1'],
-  later: '--max-semi-space-size=0',
-})
+program(
+  'isula-builder',
+  `#!/usr/bin/env -S -u NODE_OPTIONS MALLOC_ARENA_MAX=2 node --max-semi-space-size=4 --v8-pool-size=1
+'use strict'
+process.title = 'isula-builder'
+require('node:v8').setFlagsFromString('--max-semi-space-size=0')
+require('../dist/daemon/main.cjs')
+`,
+)
 if (!isQuick && process.getuid?.() === 0) await trainDaemon()
 
 /** What starts of the client need, compiled ahead. */
@@ -203,16 +209,8 @@ async function trainDaemon() {
   }
 }
 
-function program(name, environment, bundle, title, { flags = [], later } = {}) {
+function program(name, text) {
   const file = at('bin', name)
-  const setLater = later === undefined ? '' : `require('node:v8').setFlagsFromString('${later}')\n`
-  writeFileSync(
-    file,
-    `#!/usr/bin/env -S ${[environment, 'node', ...flags].join(' ')}
-'use strict'
-process.title = '${title}'
-${setLater}require('../dist/${bundle}/main.cjs')
-`,
-  )
+  writeFileSync(file, text)
   chmodSync(file, 0o755)
 }

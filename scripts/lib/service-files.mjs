@@ -88,7 +88,7 @@ function nativeModules() {
  */
 function program(name) {
   const text = readFileSync(join(root, 'bin', name), 'utf8')
-  return text.replace(/ node( --.*)?\n/, (_, flags = '') => ` ${process.execPath}${flags}\n`)
+  return text.replace(/ node( (?:--|"\$0").*\n)/, (_, rest) => ` ${process.execPath}${rest}`)
 }
 
 function completionOf(command) {

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { createGunzip } from 'node:zlib'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { endTurn } from '../turn.js'
 import { dockerfileLimit } from './build-inputs.js'
 import { findMember, isTarHeader, TarError, tarBlock } from './tar-member.js'
 
@@ -86,6 +87,7 @@ function compression(head: Buffer): Compression | undefined {
 function decompressed(stream: Readable, program: Compression | undefined): AsyncIterable<Uint8Array> {
   if (program === undefined) return stream
   if (program === 'gzip') return stream.pipe(createGunzip())
+  endTurn()
   const child = spawn(program, ['-dc'], { stdio: ['pipe', 'pipe', 'ignore'] })
   // Its end before the input's is no error: the member may have been found.
   child.stdin.on('error', () => undefined)

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { endTurn } from '../turn.js'
 import type { Credentials } from './auth-file.js'
 
 /** A helper may ask the user something. Milliseconds. */
@@ -20,6 +21,7 @@ export function askHelper(name: string, key: string, timeout = patience): Promis
   }
   const server = key === 'docker.io' ? 'https://index.docker.io/v1/' : key
   const options = { timeout, killSignal: 'SIGKILL', maxBuffer: answerLimit, encoding: 'utf8' } as const
+  endTurn()
   return new Promise((resolve, reject) => {
     const child = execFile(`docker-credential-${name}`, ['get'], options, (error, stdout) => {
       if (error === null) {

@@ -1,4 +1,5 @@
 import { buildInfo } from '@isula-build/shared/build-info.js'
+import { endTurn } from '../turn.js'
 import { CallError, clientStatus, statusOf, statusOfFailure } from './call-status.js'
 import type { Headers } from './hpack.js'
 import { type Http2Session, streamWindow } from './http2-session.js'
@@ -98,8 +99,10 @@ export function startCall(session: Http2Session, path: string): GrpcCall {
       ended = last
       const prefix = Buffer.alloc(prefixLength)
       prefix.writeUInt32BE(message.length, 1)
-      if (message.length <= joined) await stream.send(Buffer.concat([prefix, message]), last)
-      else await Promise.all([stream.send(prefix, false), stream.send(message, last)])
+      const parts = message.length <= joined ? [Buffer.concat([prefix, message])] : [prefix, message]
+      const sent = parts.map((part, at) => stream.send(part, last && at === parts.length - 1))
+      endTurn()
+      await Promise.all(sent)
       return outcome === undefined
     },
     end() {
