@@ -87,6 +87,10 @@ describe.skipIf(getuid?.() !== 0)('the installer', () => {
     const text = readFileSync(join(root, 'usr/lib/isula-build/bin/isula-builder'), 'utf8')
     expect(text.split('\n')[0]).toMatch(/^#!\/usr\/bin\/env -S -u NODE_OPTIONS /)
     expect(text.split('\n')[0]).toContain(` ${process.execPath} --`)
+    for (const name of ['isula-build', 'ctr-img']) {
+      const client = readFileSync(join(root, 'usr/lib/isula-build/bin', name), 'utf8')
+      expect(client).toContain(`\nexec ${process.execPath} "$0" "$@"\n`)
+    }
   })
 
   test('installs a daemon and a client that work without the checkout', async () => {
