@@ -4,11 +4,15 @@ import {
   chownSync,
   closeSync,
   existsSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
+  writeFileSync,
 } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -123,6 +127,20 @@ describe('the command line', () => {
     expect([status, stdout, stderr]).toEqual([1, '', message])
   })
 
+  test('a call that says more than the daemon takes is refused before it is sent', () => {
+    const directory = mkdtempSync(join(tmpdir(), 'client-long-call-'))
+    try {
+      writeFileSync(join(directory, 'Dockerfile'), 'FROM scratch\nCOPY Dockerfile /\n')
+      writeFileSync(join(directory, 'long'), Buffer.alloc(499 * 1024))
+      const secrets = Array.from({ length: 9 }, (_, i) => `--secret=id=s${i},src=${join(directory, 'long')}`)
+      const { status, stderr } = client('ctr-img', 'build', ...secrets, directory)
+      expect(status).toBe(1)
+      expect(stderr).toMatch(/has 4\d{6} bytes, and the daemon takes 4194304\nhint: Put long values/)
+    } finally {
+      rmSync(directory, { recursive: true })
+    }
+  })
+
   test('no command, an unknown one of a group, -h and help show help', () => {
     const help = client('--help').stdout
     expect(help).toContain('Available Commands:\n  ctr-img  ')
@@ -130,6 +148,10 @@ describe('the command line', () => {
     expect(client('help').stdout).toBe(help)
     const group = client('ctr-img', 'foo')
     expect([group.status, group.stdout]).toEqual([0, client('ctr-img', '-h').stdout])
+    expect(group.stderr).toContain('unknown command "foo" for "isula-build ctr-img"\n')
+    expect(client('ctr-img', 'bild').stderr).toContain('"isula-build ctr-img". Did you mean "build"?\n')
+    expect(client('manifest', 'foo').stderr).toContain('unknown command "foo" for "isula-build manifest"\n')
+    expect(client('ctr-img').stderr).toBe('')
     expect(client('help', 'ctr-img', 'build').stdout).toBe(client('ctr-img', 'build', '--help').stdout)
     expect(bench.ok(['build', '-h'])).toContain('isula-build ctr-img build [FLAGS] PATH')
   })

@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { type RawEntry, rawTar } from '../../packages/builder-daemon/src/layer/test-layers.js'
 import { createHostileBench, filesHolding, type HostileBench } from '../support/hostile-bench.js'
@@ -49,6 +51,18 @@ describe.skipIf(!isRoot)('a hostile Dockerfile', () => {
       ['a port that is none', 'FROM scratch\nEXPOSE 99999999999999999999\n', line(2)],
       ['ports without end', `FROM scratch\nEXPOSE ${'0-65535 '.repeat(100_000)}\n`, line(2)],
       ['instructions without end', `FROM scratch\n${'COPY a /\n'.repeat(100_000)}`, line(25_001)],
+      ['sources without end', `FROM scratch\nCOPY ${'a '.repeat(50_000)} /d/\n`, line(2)],
+      ['labels without end', `FROM scratch\nLABEL ${'a= '.repeat(100_000)}\n`, line(2)],
+      [
+        'mounts without end',
+        `FROM base:1\nRUN ${Array.from({ length: 3000 }, (_, i) => `--mount=type=tmpfs,target=/m${i} `).join('')}true\n`,
+        line(2),
+      ],
+      [
+        'images without end at a registry that is not there',
+        `FROM scratch\n${Array.from({ length: 4990 }, (_, i) => `COPY --from=localhost:1/x${i} /a /a\n`).join('')}`,
+        line(2),
+      ],
       ['a signal that is none', 'FROM scratch\nSTOPSIGNAL SIGNOPE\n', line(2)],
       ['an ONBUILD of ONBUILD', 'FROM scratch\nONBUILD ONBUILD RUN true\n', line(2)],
       ['a stage name that is a path', 'FROM scratch AS ../../x\n', line(1)],
@@ -70,6 +84,14 @@ describe.skipIf(!isRoot)('a hostile Dockerfile', () => {
       ]) {
         await hostile.accepted(...build(dockerfile))
       }
+    })
+
+    test('a file named thousands of times, and a directory as deep as a path leads, build soon', async () => {
+      await hostile.accepted(...build(`FROM scratch\nCOPY ${'a '.repeat(5000)} /d/\n`, { a: 'a' }))
+      const [command = '', action = '', context = ''] = build('FROM scratch\nCOPY . /\n')
+      mkdirSync(join(context, Array.from({ length: 1900 }, () => 'd').join('/')), { recursive: true })
+      await hostile.accepted(command, action, context)
+      execFileSync('rm', ['-rf', join(context, 'd')])
     })
 
     test('an image of more layers than can be mounted, unless they are merged', async () => {

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import {
   chmodSync,
   chownSync,
@@ -11,8 +12,9 @@ import {
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { contentKeyVersion } from '../../packages/builder-daemon/src/layer/copy/content-log.js'
-import { copyJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
+import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { lsetxattr } from '../../packages/builder-daemon/src/system/extended-attributes.js'
+import { BuilderError } from '../../packages/shared/src/errors/builder-error.js'
 import { type Copy, useCopyBench } from '../support/copy-bench.js'
 
 const isRoot = process.getuid?.() === 0
@@ -20,6 +22,29 @@ const isRoot = process.getuid?.() === 0
 describe.skipIf(!isRoot)('The content of COPY (needs root)', () => {
   const bench = useCopyBench()
   const { file, paramsOf, copy } = bench
+
+  describe('thousands of sources', () => {
+    const many = Array.from({ length: 5000 }, () => 'a')
+
+    test.each(['copy', 'digestSources'] as const)(
+      'are given up at once when nobody wants them: %s',
+      (job) => {
+        file('a')
+        let checks = 0
+        const control = {
+          check() {
+            checks += 1
+            if (checks > 50) throw new BuilderError('ISB_CANCELLED', 'cancelled')
+          },
+        }
+        const params = paramsOf(many, '/d/', {})
+        const run = job === 'copy' ? copyJob : digestSourcesJob
+        const began = performance.now()
+        expect(() => run(params, control)).toThrow('cancelled')
+        expect(performance.now() - began).toBeLessThan(1000)
+      },
+    )
+  })
 
   describe('the content key', () => {
     const key = (sources: string | readonly string[], options: Copy = {}) =>
@@ -93,13 +118,38 @@ describe.skipIf(!isRoot)('The content of COPY (needs root)', () => {
     const control = {
       check() {
         checks += 1
-        if (checks === 6) writeFileSync(join(bench.context, 'd/a'), 'short')
+        if (checks === 8) writeFileSync(join(bench.context, 'd/a'), 'short')
       },
     }
     expect(() => copyJob(params, control)).toThrow(
       expect.objectContaining({ code: 'ISB_CONTEXT_CHANGED', message: '/d/a changed while it was copied' }),
     )
   })
+
+  test('a deep chain of directories is copied, one that is longer than any path is refused', () => {
+    const chain = (length: number): string => Array.from({ length }, () => 'd').join('/')
+    file(`deep/${chain(600)}/end`)
+    const params = paramsOf(['deep'], '/x/', {})
+    expect(digestSourcesJob(params).contentKey).toBe(copyJob(params).contentKey)
+    const dig =
+      'cd "$1" && d=$(printf "%0250d" 0) && for i in $(seq 30); do mkdir $d && cd -P $d || exit; done'
+    try {
+      // A shell that exports where it is could start nothing there.
+      execFileSync('sh', ['-c', dig, '-', bench.context], { env: { PATH: process.env['PATH'] } })
+      for (const job of [copyJob, digestSourcesJob]) {
+        expect(() => job(paramsOf(['.'], '/y/', {}))).toThrow(
+          expect.objectContaining({
+            code: 'ISB_LIMIT_EXCEEDED',
+            message: expect.stringMatching(/4096 bytes/),
+          }),
+        )
+      }
+      const ignored = paramsOf(['.'], '/y/', { ignore: ['0*', 'deep'] })
+      expect(copyJob(ignored).entries).toBe(1)
+    } finally {
+      execFileSync('rm', ['-rf', bench.context])
+    }
+  }, 30_000)
 
   test('many files and deep directories are copied', () => {
     const deep = Array.from({ length: 300 }, () => 'd').join('/')

@@ -38,20 +38,24 @@ async function dispatch(argv: readonly string[]): Promise<number> {
   return await run(invocation)
 }
 
-/** A group of commands shows its help; an unknown top command is an error, as the original has it. */
+/**
+ * A group of commands shows its help; an unknown top command is an error. As the original has it, one of a group is none:
+ * what is unknown is told beside the help.
+ */
 function withoutCommand({ path, command, invocation }: Parsed): number {
   const [unknown] = invocation.args
-  if (command === program && unknown !== undefined) {
-    const meant = suggest(
-      unknown,
-      (program.commands ?? []).map(({ name }) => name),
-    )
-    throw new BuilderError(
-      'ISB_ARGUMENT_INVALID',
-      `unknown command "${unknown}" for "isula-build"`,
-      meant === undefined ? {} : { hint: `Did you mean "${meant}"?` },
-    )
+  if (unknown === undefined) return print(helpText(path))
+  const message = `unknown command "${unknown}" for "${pathText(path)}"`
+  const known = (command.commands ?? []).filter(({ hidden }) => hidden !== true)
+  const meant = suggest(
+    unknown,
+    known.map(({ name }) => name),
+  )
+  const hint = meant === undefined ? undefined : `Did you mean "${meant}"?`
+  if (command === program) {
+    throw new BuilderError('ISB_ARGUMENT_INVALID', message, hint === undefined ? {} : { hint })
   }
+  warnLine(hint === undefined ? message : `${message}. ${hint}`)
   return print(helpText(path))
 }
 

@@ -34,6 +34,8 @@ export interface RegistryAccess {
   readonly tlsVerify: boolean | undefined
   /** Attempts after a failed one; undefined: 4. */
   readonly retries: number | undefined
+  /** The caller himself asked for so many: they are made even where nobody ever listened. */
+  readonly insists?: boolean | undefined
   /** Milliseconds before the first of them, doubled each time; undefined: 1000. */
   readonly retryDelay: number | undefined
 }

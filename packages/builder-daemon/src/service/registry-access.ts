@@ -19,7 +19,9 @@ export function createAccessFor(
   store: Pick<CredentialStore, 'get'>,
   defaults: { readonly retries?: number; readonly retryDelay?: number } = {},
 ): AccessFor {
-  return (caller, client, { tlsVerify, retries = defaults.retries, retryDelay = defaults.retryDelay }) => {
+  return (caller, client, { tlsVerify, retryDelay = defaults.retryDelay, ...asked }) => {
+    const insists = asked.retries !== undefined
+    const retries = asked.retries ?? defaults.retries
     const answers = new Map<string, Promise<Credentials | undefined>>()
     /** Hosts for which the program's own login came second. */
     const passedOver = new Set<string>()
@@ -37,7 +39,7 @@ export function createAccessFor(
     }
 
     return {
-      ...{ uid: caller.uid, tlsVerify, retries, retryDelay },
+      ...{ uid: caller.uid, tlsVerify, retries, insists, retryDelay },
       credentials(host, repository, named) {
         const key = `${host} ${repository} ${named ?? ''}`
         const answer = answers.get(key) ?? find(host, repository, named)

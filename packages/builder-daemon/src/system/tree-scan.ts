@@ -1,4 +1,5 @@
 import { closeSync } from 'node:fs'
+import { constants } from 'node:os'
 import { addressOf, checked, libc, syscallNumber } from './libc.js'
 import {
   AT_EMPTY_PATH,
@@ -9,10 +10,14 @@ import {
   O_RDONLY,
   openat,
 } from './syscalls.js'
+import { SystemError } from './system-error.js'
 
 /** Looks at everything below directories with one system call per entry, and keeps nothing of it. */
 export interface TreeScan {
-  /** The directory itself and what is below it; the descriptor stays open. Fails when something vanishes meanwhile. */
+  /**
+   * The directory itself and what is below it; the descriptor stays open. Fails with a SystemError when something
+   * vanishes meanwhile, or directories are deeper than any path leads.
+   */
   add(fd: number, wanted?: Wanted): void
 }
 
@@ -41,6 +46,8 @@ const S_IFDIR = 4
 const KEPT = 144
 const NAMES = 1 << 16
 const RECORDS = 1 << 18
+/** Directories in each other, as many as PATH_MAX has room for; each keeps a descriptor open. */
+const deepest = 2048
 /** The longest name with its padding, and a whole struct statx. */
 const ROOM = 512 + 256
 
@@ -149,12 +156,13 @@ export function createTreeScan(sink: ScanSink): TreeScan {
     return directories
   }
 
-  function below(dirfd: number, prefix: string, wanted: Wanted | undefined): void {
+  function below(dirfd: number, prefix: string, wanted: Wanted | undefined, depth: number): void {
+    if (depth > deepest) throw new SystemError(constants.errno.ENAMETOOLONG, 'statx')
     checked(lseek(dirfd, 0, 0), 'lseek')
     for (const name of list(dirfd, prefix, wanted)) {
       const fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
       try {
-        below(fd, wanted === undefined ? '' : `${prefix}${name}/`, wanted)
+        below(fd, wanted === undefined ? '' : `${prefix}${name}/`, wanted, depth + 1)
       } finally {
         closeSync(fd)
       }
@@ -167,7 +175,7 @@ export function createTreeScan(sink: ScanSink): TreeScan {
       checked(statx(fd, namesAt, AT_EMPTY_PATH, BASIC_STATS, recordsAt + at), 'statx')
       noteDevice(at >> 2, fd, () => '.')
       take()
-      below(fd, '', wanted)
+      below(fd, '', wanted, 0)
       flush()
       sink.latest(BigInt(seconds) * 1_000_000_000n + BigInt(nanoseconds))
     },

@@ -156,7 +156,7 @@ export function createTransferClient(options: TransferClientOptions): RegistryCl
     const { worker, calls } = current
     lastId += 1
     const id = lastId
-    const { uid, tlsVerify, retries, retryDelay } = call.access
+    const { uid, tlsVerify, retries, insists, retryDelay } = call.access
     const post = (request: TransferRequest): void => worker.postMessage(request)
     return new Promise((resolve, reject) => {
       const onAbort = (): void => post({ kind: 'abort', id })
@@ -172,7 +172,7 @@ export function createTransferClient(options: TransferClientOptions): RegistryCl
       try {
         post({
           ...{ kind: 'call', id, operation, params, progress: onProgress !== undefined },
-          access: { uid, tlsVerify, retries, retryDelay },
+          access: { uid, tlsVerify, retries, insists, retryDelay },
         })
         call.signal.addEventListener('abort', onAbort, { once: true })
       } catch (cause) {

@@ -8,6 +8,7 @@ import { emptySnapshot, type Snapshot } from '../solve/environment.js'
 import type { BuildInput, BuildServices } from './build.js'
 import type { PlanEnvironment } from './plan-environment.js'
 import { mergeStageLayers } from './stage-layers.js'
+import { giveWay } from './turns.js'
 
 /** A plan of which every vertex is done. */
 export interface SolvedPlan {
@@ -33,6 +34,7 @@ export async function commitSolved(
     if (stage.image === plan.target) continue
     const { id } = await assemble(stage.image, final, created)
     progress.note({ kind: 'stage-committed', at: clock.now(), stage: stage.index, imageId: id })
+    await giveWay()
   }
   const { vertex } = plan.target
   const layers = vertex === null ? [] : resultOf(final, vertex).layers

@@ -31,6 +31,30 @@ describe('COPY and ADD', () => {
     expect(error.details.source?.start).toEqual({ line: 2, column: 9 })
   })
 
+  test('a source that is named again is copied once, as the last of them', async () => {
+    const patterns = async (line: string): Promise<readonly string[]> =>
+      (await copy('ARG x=a', line)).inputs.map((input) => ('pattern' in input ? input.pattern : input.kind))
+    expect(await patterns('COPY a b a c $x /d/')).toEqual(['b', 'c', 'a'])
+    expect(await patterns('COPY *.c a *.c /d/')).toEqual(['a', '*.c'])
+    expect(await patterns('ADD --unpack=false a b a /d/')).toEqual(['b', 'a'])
+    for (const line of ['ADD a a /d/', 'COPY --parents a a /d/', 'COPY --exclude=*.c a a /d/']) {
+      expect(await patterns(line), line).toEqual(['a', 'a'])
+    }
+    expect(await patterns('ADD http://h/a http://h/a /d/')).toEqual(['url', 'url'])
+    const plan = await planLines(['FROM scratch', 'COPY a a /d/'])
+    expect(historyTexts(plan)).toEqual(['COPY a a /d/ # buildkit'])
+    expect((await planFailure(['FROM scratch', 'COPY a a /d'])).code).toBe('ISB_DOCKERFILE_SYNTAX')
+  })
+
+  test('no instruction has more than 5000 sources', async () => {
+    const line = (count: number): string => `COPY ${'a '.repeat(count)}/d/`
+    expect((await copy(line(5000))).inputs).toHaveLength(1)
+    const error = await planFailure(['FROM scratch', line(5001)])
+    expect(error).toMatchObject({ code: 'ISB_LIMIT_EXCEEDED', hint: expect.stringMatching(/wildcards/) })
+    expect(error.message).toContain('5001 sources, at most 5000')
+    expect(error.details.source?.start.line).toBe(2)
+  })
+
   test('names become bytes, flags are expanded', async () => {
     const vertex = await copy(
       'ARG o=1:2 m=u+rX',

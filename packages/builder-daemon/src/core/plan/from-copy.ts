@@ -9,8 +9,12 @@ import type { CopyInput, CopyVertex } from './plan.js'
 import { expand, type Site, type StageContext, stack, vertexBase, withoutNul } from './stage-context.js'
 import { workingDirectory } from './stage-state.js'
 
+/** Sources of one instruction: a thread looks for them one after the other. */
+const maxSources = 5000
+
 export function planCopy(context: StageContext, instruction: CopyInstruction, site: Site): void {
   const { state } = context
+  if (instruction.sources.length > maxSources) throw tooManySources(instruction, site)
   const name = instruction.kind === 'add' ? 'ADD' : 'COPY'
   const chown = flagValue(context, instruction.chown, site, checkOwner)
   const chmod = flagValue(context, instruction.chmod, site, checkMode)
@@ -48,7 +52,7 @@ export function planCopy(context: StageContext, instruction: CopyInstruction, si
     ...vertexBase(context, site),
     instruction: name,
     parent: state.vertex,
-    inputs,
+    inputs: withoutRepeats(instruction, inputs),
     destination: rooted,
     intoDirectory: intoDirectory || rooted === '',
     chown,
@@ -67,6 +71,37 @@ export function planCopy(context: StageContext, instruction: CopyInstruction, si
     destination,
   ]
   stack(context, vertex, `${words.join(' ')} # buildkit`)
+}
+
+/**
+ * What is copied twice from the same place lies there as its last copy left it, whatever came between. Not so where
+ * archives are unpacked, over links that others brought; where a download may give something else each time; and where a
+ * directory that only leads to what is selected is as the first source had it.
+ */
+function withoutRepeats(
+  { parents, excludes }: CopyInstruction,
+  inputs: readonly CopyInput[],
+): readonly CopyInput[] {
+  if (parents || excludes.length > 0) return inputs
+  const last = new Map<string, number>()
+  const placeOf = (input: CopyInput): string | undefined => {
+    if (input.kind === 'inline' || input.kind === 'url' || input.unpack) return undefined
+    return JSON.stringify([input.kind === 'context' ? input.context : input.vertex, input.pattern])
+  }
+  const places = inputs.map(placeOf)
+  for (const [i, place] of places.entries()) if (place !== undefined) last.set(place, i)
+  return inputs.filter((_, i) => {
+    const place = places[i]
+    return place === undefined || last.get(place) === i
+  })
+}
+
+function tooManySources({ kind, sources }: CopyInstruction, site: Site): BuilderError {
+  return new BuilderError(
+    'ISB_LIMIT_EXCEEDED',
+    `${kind.toUpperCase()} has ${sources.length} sources, at most ${maxSources} are allowed`,
+    { source: site.source, hint: 'Name their directories, or use wildcards.' },
+  )
 }
 
 /** Ends as a directory does, or is one by nature: `.`, `..` and the root. */

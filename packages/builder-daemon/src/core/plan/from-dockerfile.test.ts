@@ -1,7 +1,9 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { describe, expect, test } from 'vitest'
 import {
   copies,
   defaultPath,
+  fakeImage,
   fakeResolver,
   historyTexts,
   lastEnvironment,
@@ -73,6 +75,48 @@ describe('FROM', () => {
     )
     expect(resolver.asked).toEqual(['busybox linux/amd64'])
     expect(plan.vertices.filter((vertex) => vertex.step === 0)).toHaveLength(1)
+  })
+
+  test('thousands of images are asked for a few at a time, and no more after one that fails', async () => {
+    let asking = 0
+    let most = 0
+    let asked = 0
+    const resolver = {
+      async resolve(reference: string) {
+        asked += 1
+        asking += 1
+        most = Math.max(most, asking)
+        await new Promise((resolve) => setImmediate(resolve))
+        asking -= 1
+        if (reference === 'x40' || reference === 'x41')
+          throw new BuilderError('ISB_IMAGE_NOT_FOUND', reference)
+        return fakeImage(reference)
+      },
+    }
+    const named = Array.from({ length: 3000 }, (_, i) => `COPY --from=x${i} /a /a`)
+    const planned = planLines(['FROM scratch', ...named], {}, resolver)
+    await expect(planned).rejects.toMatchObject({
+      message: 'x40',
+      details: { source: { start: { line: 42 } } },
+    })
+    expect(most).toBeLessThanOrEqual(16)
+    expect(asked).toBeLessThan(100)
+  })
+
+  test.each([
+    ['steps', ['FROM scratch', ...Array.from({ length: 4900 }, (_, i) => `RUN ${i}`)]],
+    ['stages', Array.from({ length: 4900 }, (_, i) => `FROM ${i === 0 ? 'scratch' : `s${i - 1}`} AS s${i}`)],
+  ])('others get their turn while thousands of %s are planned', async (_what, lines) => {
+    let turns = 0
+    const other = setInterval(() => {
+      turns += 1
+    }, 0)
+    try {
+      await planLines(lines)
+    } finally {
+      clearInterval(other)
+    }
+    expect(turns).toBeGreaterThan(3)
   })
 
   test('an image error points at its line', async () => {

@@ -2,6 +2,7 @@ import type { Dockerfile, Instruction } from '@isula-build/shared/dockerfile/ins
 import { sourceRange, tokenRange } from '@isula-build/shared/dockerfile/source-file.js'
 import { rootedPath } from '@isula-build/shared/oci/byte-path.js'
 import type { ImageResolver } from '../../ports/image-resolver.js'
+import { giveWay } from '../build/turns.js'
 import { mutateConfig } from '../image/mutate.js'
 import { globalArguments, unconsumedWarning } from './arguments.js'
 import { fromDefinition, instructionDefinition } from './definition.js'
@@ -81,7 +82,7 @@ export async function planBuild(
       addVertex: draft.addVertex,
     }),
   }
-  for (const index of images.needed) planStage(planning, nodeOf(graph, index))
+  for (const index of images.needed) await planStage(planning, nodeOf(graph, index))
 
   const targetImage = withTargetOptions(stateOf(states, target), options)
   const warning = unconsumedWarning(dockerfile, options, images)
@@ -107,9 +108,15 @@ function stateOf(states: ReadonlyMap<number, StageState>, index: number): StageS
   return state
 }
 
-function planStage(planning: Planning, node: StageNode): void {
+/** Steps after which others get their turn: a plan of thousands takes most of a second. */
+const stepsPerTurn = 64
+
+async function planStage(planning: Planning, node: StageNode): Promise<void> {
   const { graph, draft, images, states } = planning
   const { dockerfile } = graph
+  const nextStep = async (): Promise<void> => {
+    if (draft.steps.length % stepsPerTurn === 0) await giveWay()
+  }
   const state = startStage(planning, node)
   states.set(node.index, state)
   if (node.replaced) return
@@ -124,6 +131,7 @@ function planStage(planning: Planning, node: StageNode): void {
     } catch (error) {
       throw triggerError(error, instruction.text, node.source)
     }
+    await nextStep()
   }
   for (const instruction of node.stage.instructions) {
     planInstruction(planning, { node, state }, instruction, {
@@ -132,8 +140,10 @@ function planStage(planning: Planning, node: StageNode): void {
       source: sourceRange(dockerfile, instruction.range),
       at: (token) => tokenRange(dockerfile, instruction.range, token),
     })
+    await nextStep()
   }
   draft.countEntries(stateSize(state), node.source)
+  await giveWay()
 }
 
 /** FROM: the state the stage's first instruction finds. */

@@ -172,6 +172,24 @@ describe('the other instructions', () => {
     expect([error.code, error.details.source?.start.line]).toEqual(['ISB_LIMIT_EXCEEDED', 2])
   })
 
+  test('a stage sets at most 20,000 labels, those of its base included', async () => {
+    const labels = (count: number, from = 0): string =>
+      `LABEL ${Array.from({ length: count }, (_, i) => `l${from + i}=`).join(' ')}`
+    const { target } = await planLines(['FROM scratch', labels(20_000)])
+    expect(Object.keys(target.config.Labels ?? {})).toHaveLength(20_000)
+    for (const lines of [
+      ['FROM scratch', labels(20_001)],
+      ['FROM scratch AS a', labels(15_000), 'FROM a', labels(5001, 15_000)],
+    ]) {
+      const error = await planFailure(lines)
+      expect(error).toMatchObject({
+        code: 'ISB_LIMIT_EXCEEDED',
+        message: 'a stage sets more than 20000 labels',
+      })
+      expect(error.details.source?.start.line).toBe(lines.length)
+    }
+  })
+
   test('EXPOSE takes all ports of a protocol', async () => {
     const { ExposedPorts = {} } = await config('EXPOSE 0-65535/udp')
     expect(Object.keys(ExposedPorts)).toHaveLength(65_536)

@@ -20,6 +20,18 @@ async function mountFailure(options: string): Promise<string> {
 }
 
 describe('RUN', () => {
+  test('has at most 500 mounts', async () => {
+    const line = (count: number): string => {
+      const mounts = Array.from({ length: count }, (_, i) => `--mount=type=tmpfs,target=/m${i}`)
+      return `RUN ${mounts.join(' ')} true`
+    }
+    expect((await run(line(500))).mounts).toHaveLength(500)
+    const error = await planFailure(['FROM busybox', line(501)])
+    expect(error.code).toBe('ISB_LIMIT_EXCEEDED')
+    expect(error.message).toBe('RUN has 501 mounts, at most 500 are allowed')
+    expect(error.details.source?.start.line).toBe(2)
+  })
+
   test('takes user, directory and shell of its line, and never expands its command', async () => {
     const vertex = await run('USER u:g', 'WORKDIR /w', 'SHELL ["/bin/ash","-ec"]', 'RUN echo $HOME "a"')
     expect(vertex).toMatchObject({

@@ -15,6 +15,9 @@ const securities = ['sandbox', 'insecure'] as const
 /** Where scripts of here-documents are mounted. */
 const scriptDirectory = '/run/isula-build'
 
+/** Mounts of one RUN: the launcher, which all builds share, makes them one after the other. */
+const maxMounts = 500
+
 export function planRun(context: StageContext, instruction: RunInstruction, site: Site): void {
   const { state } = context
   const { line, scripts } = runLine(instruction)
@@ -25,6 +28,13 @@ export function planRun(context: StageContext, instruction: RunInstruction, site
       source: site.source,
       hint: 'Name the program to run: RUN ["program", "argument"].',
     })
+  }
+  if (instruction.mounts.length > maxMounts) {
+    throw new BuilderError(
+      'ISB_LIMIT_EXCEEDED',
+      `RUN has ${instruction.mounts.length} mounts, at most ${maxMounts} are allowed`,
+      { source: site.source, hint: 'Mount a directory that holds them all.' },
+    )
   }
   const cwd = workingDirectory(state)
   const mounts = instruction.mounts.map((mount) =>

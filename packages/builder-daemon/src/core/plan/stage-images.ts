@@ -5,6 +5,7 @@ import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { formatPlatform } from '@isula-build/shared/oci/platform.js'
 import { suggest } from '@isula-build/shared/text/suggest.js'
 import type { ImageResolver, ResolvedImage } from '../../ports/image-resolver.js'
+import { inParallel } from '../images/in-parallel.js'
 import { withSource } from './expansion.js'
 import {
   instructionLinks,
@@ -73,29 +74,41 @@ function imageKey(origin: ImageOrigin): string {
   return `${formatPlatform(origin.platform)} ${origin.reference}`
 }
 
+interface Wanted {
+  readonly origin: ImageOrigin
+  readonly source: () => SourceRange
+}
+
+/** More than registries serve at once, far fewer than a Dockerfile may name. */
+const imagesAtOnce = 16
+
 async function resolveImages(
   graph: StageGraph,
   wanted: readonly Link[],
   images: Map<string, ResolvedImage>,
   services: { readonly resolver: ImageResolver; readonly signal: AbortSignal },
 ): Promise<void> {
-  const missing = new Map<string, { readonly origin: ImageOrigin; readonly source: () => SourceRange }>()
+  const missing = new Map<string, Wanted>()
   for (const { origin, source } of wanted) {
     if (origin.kind !== 'image') continue
     const key = imageKey(origin)
     if (!images.has(key) && !missing.has(key)) missing.set(key, { origin, source })
   }
   const { resolver, signal } = services
-  const entries = [...missing]
-  const results = await Promise.allSettled(
-    entries.map(async ([, { origin }]) =>
-      resolver.resolve(origin.reference, formatPlatform(origin.platform), signal),
-    ),
-  )
-  for (const [i, [key, { origin, source }]] of entries.entries()) {
-    const result = results[i]
-    if (result?.status === 'fulfilled') images.set(key, result.value)
-    else throw withSource(withStageHint(graph, origin, result?.reason), source())
+  const failures = new Map<number, unknown>()
+  const resolveOne = async ([i, [key, { origin, source }]]: [number, [string, Wanted]]): Promise<void> => {
+    try {
+      images.set(key, await resolver.resolve(origin.reference, formatPlatform(origin.platform), signal))
+    } catch (error) {
+      failures.set(i, withSource(withStageHint(graph, origin, error), source()))
+      throw error
+    }
+  }
+  try {
+    await inParallel([...[...missing].entries()], imagesAtOnce, resolveOne)
+  } catch (error) {
+    // Of those that failed, the one that is named first.
+    throw failures.get(Math.min(...failures.keys())) ?? error
   }
 }
 

@@ -25,6 +25,8 @@ export interface StageState {
   readonly hidden: Set<string>
   /** Variables that ENV set in this build. */
   readonly ownEnv: Set<string>
+  /** How often a label was set, what the base has included. */
+  labels: number
   /** CMD was set in this stage, so ENTRYPOINT leaves it. */
   ownCmd: boolean
 }
@@ -119,6 +121,7 @@ function startState(
     buildArgs: new Map(),
     hidden: new Set(),
     ownEnv: new Set(),
+    labels: Object.keys(config.Labels ?? {}).length,
     ownCmd: false,
   }
 }
@@ -155,9 +158,22 @@ export function workingDirectory(state: StageState): string {
   return state.config.WorkingDir || '/'
 }
 
+/** Fails with ISB_LIMIT_EXCEEDED beyond 20,000 labels. */
 export function changeConfig(state: StageState, change: ConfigChange): void {
+  if (change.kind === 'label') countLabels(state, change.pairs.length)
   if (isCollected(change)) state.pending.push(change)
   else state.config = mutateConfig(state.config, change)
+}
+
+/** The image's config is made, copied and written as a whole: more take the main thread longer than others may wait. */
+const maxLabels = 20_000
+
+function countLabels(state: StageState, added: number): void {
+  state.labels += added
+  if (state.labels <= maxLabels) return
+  throw new BuilderError('ISB_LIMIT_EXCEEDED', `a stage sets more than ${maxLabels} labels`, {
+    hint: 'Put the values into a file of the image.',
+  })
 }
 
 type Collected = Extract<ConfigChange, { kind: 'env' | 'label' | 'expose' | 'volume' | 'onbuild' }>

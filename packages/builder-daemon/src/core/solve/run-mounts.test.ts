@@ -189,6 +189,18 @@ test('a cache that could not be filled is given back without counting as seeded'
   expect(asked).toEqual(['acquire 1000 a shared', 'copy /seed', 'release'])
 })
 
+test('a directory of a context that is bound twice is copied once', async () => {
+  const from = { kind: 'context', context: '' } as const
+  const bind = { type: 'bind', from, readWrite: false } as const
+  const prepared = await prepare(
+    { ...bind, target: '/a', source: 'src' as never },
+    { ...bind, target: '/b', source: 'src' as never },
+    { ...bind, target: '/c', source: 'other' as never },
+  )
+  expect(asked.filter((what) => what.startsWith('copy'))).toEqual(['copy src', 'copy other'])
+  expect([...prepared.contextLayers.values()]).toHaveLength(3)
+})
+
 test('a bind of a stage shows its layers with a throw-away upper', async () => {
   const bind = { type: 'bind', target: '/src', source: '/sub' as never, readWrite: true } as const
   const prepared = await prepare({ ...bind, from: { kind: 'vertex', vertex: id('base') } })

@@ -6,7 +6,7 @@ import type { RunMount, RunVertex, VertexId } from '../plan/plan.js'
 import { assertNever } from './assert-never.js'
 import { digestKeys } from './cache-key.js'
 import { contextLayer } from './context-layer.js'
-import { type BuildEnvironment, lowerLinks, type Snapshot } from './environment.js'
+import { type BuildEnvironment, type ContextLayer, lowerLinks, type Snapshot } from './environment.js'
 import { parentSnapshot } from './layer-result.js'
 import { mountCopy, stackCopy } from './mount-copy.js'
 
@@ -47,6 +47,7 @@ export async function readMounts(of: MountsOf): Promise<ReadMounts> {
   const keys: string[] = []
   const binds: StackBind[] = []
   const contextLayers = new Map<RunMount, LayerId>()
+  const bound = new Map<string, ContextLayer>()
   for (const mount of vertex.mounts) {
     if (mount.type === 'secret') {
       const content = secretOf(environment, vertex, mount)
@@ -55,7 +56,10 @@ export async function readMounts(of: MountsOf): Promise<ReadMounts> {
       const { from, source } = mount
       if (from.kind === 'vertex') binds.push({ snapshot: parentSnapshot(from.vertex, results), source })
       else {
-        const { id, contentKey } = await contextLayer(of, from, source)
+        const place = JSON.stringify([from.context, source])
+        const layer = bound.get(place) ?? (await contextLayer(of, from, source))
+        bound.set(place, layer)
+        const { id, contentKey } = layer
         contextLayers.set(mount, id)
         keys.push(contentKey)
       }

@@ -76,8 +76,8 @@ export interface DirectoryNode {
 
 export interface Child {
   node: DestinationNode
-  /** Of everything that was placed under this name, what was replaced included. */
-  lines: readonly Line[]
+  /** Of everything that was placed under this name, what was replaced included; undefined for nothing. */
+  lines: Line[] | undefined
 }
 
 export interface Pending {
@@ -173,7 +173,7 @@ export function createDestination(lower: LowerTree | undefined, rootMetadata: Me
             ...{ parent: directory, name, metadata: entry, lower: path, written: false, opaque: false },
           })
         : { kind: 'lower', type: entry.type, link: entry.link, path }
-    directory.children.set(name, { node, lines: noLines })
+    directory.children.set(name, { node, lines: undefined })
     return node
   }
 
@@ -219,8 +219,7 @@ export function createDestination(lower: LowerTree | undefined, rootMetadata: Me
 
   function set(parent: DirectoryNode, name: string, node: DestinationNode, line: Line | undefined): void {
     if (parent.pending.length > 0) expand(parent)
-    const before = parent.children.get(name)?.lines ?? noLines
-    const lines = line === undefined ? before : [...before, line]
+    const lines = withLine(parent.children.get(name)?.lines, line)
     parent.children.set(name, { node, lines })
     write(parent)
   }
@@ -228,7 +227,7 @@ export function createDestination(lower: LowerTree | undefined, rootMetadata: Me
   function addLine(parent: DirectoryNode, name: string, line: Line): void {
     const child = parent.children.get(name)
     if (child === undefined) throw new Error(`nothing was placed at ${name}`)
-    child.lines = [...child.lines, line]
+    child.lines = withLine(child.lines, line)
   }
 
   function take(directory: DirectoryNode, visit: (name: string, child: Child) => void): void {
@@ -267,7 +266,13 @@ export function createDestination(lower: LowerTree | undefined, rootMetadata: Me
   }
 }
 
-const noLines: readonly Line[] = []
+/** Grows the list it is given: thousands of sources may place the same name. */
+function withLine(lines: Line[] | undefined, line: Line | undefined): Line[] | undefined {
+  if (line === undefined) return lines
+  if (lines === undefined) return [line]
+  lines.push(line)
+  return lines
+}
 
 function newDirectory(
   fields: Omit<DirectoryNode, 'kind' | 'children' | 'pending' | 'lowerNames'>,

@@ -22,7 +22,11 @@ export function createDirectReader(rootFd: number, options: ReaderOptions = {}):
 
   function directory(path: string): number {
     if (path !== cachedPath) {
-      const fd = openCanonical(rootFd, path, O_RDONLY)
+      // Down a deep tree every step is one more component, not all of them again.
+      const isBelow = cachedPath !== undefined && cachedPath !== '' && path.startsWith(`${cachedPath}/`)
+      const fd = isBelow
+        ? openCanonical(cachedFd, path.slice((cachedPath?.length ?? 0) + 1), O_RDONLY)
+        : openCanonical(rootFd, path, O_RDONLY)
       close()
       cachedPath = path
       cachedFd = fd

@@ -22,6 +22,17 @@ export function excludeFilter(patterns: readonly string[]): PathFilter | undefin
  * brings back nothing from an excluded directory.
  */
 export function ignoreFilter(lines: readonly string[], file: string): PathFilter | undefined {
+  const known = ignoreFilters.get(lines)
+  if (known?.file === file) return known.filter
+  const filter = compileIgnoreFilter(lines, file)
+  ignoreFilters.set(lines, { file, filter })
+  return filter
+}
+
+/** The sources of one instruction share one list, however many they are. */
+const ignoreFilters = new WeakMap<readonly string[], { file: string; filter: PathFilter | undefined }>()
+
+function compileIgnoreFilter(lines: readonly string[], file: string): PathFilter | undefined {
   const filter = filterOf(lines, file)
   if (filter === undefined) return undefined
   const exceptions = lines

@@ -108,6 +108,7 @@ function scanAll(
   const hash = createHash('sha256')
   let latestNs = 0n
   for (const [index, { root, pattern, ignore }] of inputs.entries()) {
+    control.check()
     const { parents, excludes } = params
     const request = { pattern, parents, excludes, ignore }
     const state = sources.readerOf(root).scan(request, () => control.check(), recorder?.input(index))
@@ -123,10 +124,12 @@ let bootId: string | undefined
 
 function identityOf(params: CopyParams, inputs: readonly TreeInput[], sources: Sources): Buffer {
   bootId ??= readFileSync('/proc/sys/kernel/random/boot_id', 'latin1')
-  const trees = inputs.map(({ root, pattern, unpack, ignore }) => {
+  const trees = inputs.map(({ root, pattern, unpack }) => {
     const top = sources.readerOf(root).stat('')
-    return [String(top?.dev), String(top?.ino), pattern, unpack, ignore]
+    return [String(top?.dev), String(top?.ino), pattern, unpack]
   })
-  const named = [contentKeyVersion, bootId, params.parents, params.excludes, trees]
+  // As a rule all sources are of one context, whose patterns may be many.
+  const ignores = inputs.map(({ ignore }, i) => (ignore === inputs[i - 1]?.ignore ? '' : ignore))
+  const named = [contentKeyVersion, bootId, params.parents, params.excludes, trees, ignores]
   return createHash('sha256').update(JSON.stringify(named)).digest()
 }

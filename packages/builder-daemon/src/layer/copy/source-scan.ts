@@ -107,19 +107,27 @@ function scan(
     },
   }
   const filter = ignoreFilter(request.ignore, '')
-  for (const found of matchPattern(createSourceView(observed, filter), request)) {
+  for (const found of matchPattern(createSourceView(observed, filter, check), request)) {
     const { match, path, entry, selection } = found
     putText(hash, `match ${match}\n`)
     if (entry?.type !== 'directory') continue
     const fd = openCanonical(rootFd, path, O_RDONLY)
     try {
       recorder?.begin(path)
-      tree.add(fd, wantedOf(path, filter, selection))
+      tree.add(fd, checking(check, wantedOf(path, filter, selection)))
     } finally {
       closeSync(fd)
     }
   }
   return { digest: hash.digest(), latestNs }
+}
+
+function checking(check: () => void, wanted: Wanted | undefined): Wanted | undefined {
+  if (wanted === undefined) return undefined
+  return (relative, isDirectory) => {
+    check()
+    return wanted(relative, isDirectory)
+  }
 }
 
 /** Lets pass what the walk of the content visits, and directories that lead to it or may do so. */

@@ -21,11 +21,18 @@ export interface SourceView {
   missing(path: string, resolved: string): BuilderError
 }
 
-export function createSourceView(reader: SourceReader, filter: PathFilter | undefined): SourceView {
+/** `check` is called before the filter is asked, which takes long when it is large. */
+export function createSourceView(
+  reader: SourceReader,
+  filter: PathFilter | undefined,
+  check: () => void,
+): SourceView {
   const exceptions = new Map<string, boolean>()
 
   function isVisible(path: string, entry: SourceEntry): boolean {
-    if (filter === undefined || path === '' || filter.excludes(path) === undefined) return true
+    if (filter === undefined || path === '') return true
+    check()
+    if (filter.excludes(path) === undefined) return true
     return entry.type === 'directory' && holdsException(path)
   }
 

@@ -1,3 +1,5 @@
+import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
+import { textOfBytes } from '@isula-build/shared/oci/byte-path.js'
 import type { PathFilter } from './path-filter.js'
 import { joinPath, type SourceEntry } from './source-reader.js'
 import type { SourceView } from './source-view.js'
@@ -31,6 +33,18 @@ export interface WalkRules<D> {
   readonly descend?: (made: D, item: SourceItem) => void
 }
 
+/** PATH_MAX (limits.h): what lies deeper nobody reaches by its path, and walking there takes ever longer. */
+const longestPath = 4096
+
+function tooDeep(path: string): BuilderError {
+  const start = textOfBytes(path.slice(0, 80))
+  return new BuilderError(
+    'ISB_LIMIT_EXCEEDED',
+    `a directory below "/${start}…" cannot be copied: its path has more than ${longestPath} bytes`,
+    { hint: 'Leave it out with the ignore file, or copy from a directory nearer to it.' },
+  )
+}
+
 /**
  * Visits what is below a source directory in sorted order, a directory before its children.
  * A directory that is not selected itself is visited when the first selected thing below it is.
@@ -44,6 +58,7 @@ export function walkSource<D>(
   const { visitor, descend } = rules
 
   function walk(path: string, relative: string, place: () => D): void {
+    if (path.length > longestPath) throw tooDeep(path)
     for (const entry of view.list(path)) {
       const item = { entry, path: joinPath(path, entry.name), relative: joinPath(relative, entry.name) }
       const excluded = exclude?.excludes(item.relative) !== undefined

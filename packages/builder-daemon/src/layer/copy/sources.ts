@@ -67,15 +67,18 @@ export function openSources(params: CopyParams, control: JobControl, options: Re
   }
 
   function* matches(input: TreeInput, index: number, seen?: Seen): Iterable<MatchedSource> {
+    control.check()
     const filter = ignoreFilter(input.ignore, input.ignoreFile ?? 'the ignore file')
     const reader = readerOf(input.root)
     const bare = options.bare === true
     const view = createSourceView(
       seen === undefined ? reader : createSeenReader(reader, { seen, input: index, bare }),
       filter,
+      control.check,
     )
     const { parents, excludes } = params
     for (const found of matchPattern(view, { pattern: input.pattern, parents, excludes })) {
+      control.check()
       const { match, path, entry, selection } = found
       if (entry === undefined) throw view.missing(match, path)
       if (!isCopied(entry)) {

@@ -134,8 +134,9 @@ function write(
     front.put(entry, 'none', () => onEntry?.(entry, undefined))
   }
 
-  function addLines(lines: readonly Line[], path: string): void {
-    for (const line of lines) {
+  function addLines(lines: readonly Line[] | undefined, path: string): void {
+    for (const line of lines ?? []) {
+      control.check()
       const { inode } = line
       // Replaced by a later source: never written, but part of what was to be copied.
       if (inode?.content !== undefined && inode.writtenAt === undefined) readDigest(inode, path)
@@ -186,8 +187,8 @@ function write(
     const found = new Map<string, Buffer>()
     for (const [name, { node, lines }] of children) {
       // What was placed over something else stands in several lines, and is rare.
-      const [line, ...more] = lines
-      if (node.kind !== 'inode' || line === undefined || more.length > 0) continue
+      const line = lines?.[0]
+      if (node.kind !== 'inode' || line === undefined || lines?.length !== 1) continue
       if (node.metadata.xattrs.length > 0) continue
       const size = line.record.source?.size ?? 0
       const digest = reuse.find(line.record, { size, ...stampOf(node.metadata) })
@@ -198,7 +199,7 @@ function write(
     return found
   }
 
-  function writeDirectory(directory: DirectoryNode, { name, path }: Place, lines: readonly Line[]): void {
+  function writeDirectory(directory: DirectoryNode, { name, path }: Place, lines: Child['lines']): void {
     control.check()
     let { metadata } = directory
     if (metadata.xattrs.length === 0) log.enter(name, stampOf(metadata), directory.opaque)

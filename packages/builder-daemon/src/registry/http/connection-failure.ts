@@ -95,6 +95,7 @@ export function connectionFailure(error: unknown, connecting: boolean): NoAnswer
       : undefined
   return new NoAnswer(words, {
     transient: passing.test(code),
+    refused: code === 'ECONNREFUSED',
     noTls: connecting && passing.test(code),
     hint,
     cause: error,

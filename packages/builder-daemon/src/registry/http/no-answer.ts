@@ -10,6 +10,8 @@ export class NoAnswer extends Error {
       readonly transient: boolean
       /** Nothing was sent, and the other side does not seem to speak TLS. */
       readonly noTls?: boolean
+      /** Nobody listens there. */
+      readonly refused?: boolean
       /** All was sent, and no answer came in time. */
       readonly late?: boolean
       /** Answers by what it is, not by the moment: a certificate, a proxy's refusal. */

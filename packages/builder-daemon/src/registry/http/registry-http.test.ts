@@ -176,12 +176,25 @@ test('connections that are refused, reset or ended before an answer are tried ag
   })
   await (await openHttp(bench).send(host)).discard()
   expect(count).toBe(4)
-  const gone = await serve(bench, () => {})
-  gone.close()
-  expect(await failureOf(openHttp(bench).send(gone.host))).toMatchObject({
+})
+
+test('where nobody ever listened is asked twice, unless the caller wants more, or somebody has answered', async () => {
+  const refused = (attempts: number) => ({
     code: 'ISB_REGISTRY_UNAVAILABLE',
-    message: expect.stringMatching(/connection refused.*5 attempts/),
+    message: expect.stringMatching(new RegExp(`connection refused.*${attempts} attempts`)),
   })
+  const gone = await serve(bench, (_seen, response) => response.end('1'))
+  const { send } = openHttp(bench)
+  await (await send(gone.host)).discard()
+  gone.close()
+  expect(await failureOf(send(gone.host))).toMatchObject(refused(5))
+  const fresh = openHttp(bench)
+  expect(await failureOf(fresh.send(gone.host))).toMatchObject(refused(2))
+  expect(await failureOf(fresh.send(`localhost:${new URL(`http://${gone.host}`).port}`))).toMatchObject(
+    refused(2),
+  )
+  expect(await failureOf(fresh.send(gone.host, {}, { retries: 3, insists: true }))).toMatchObject(refused(4))
+  expect((await failureOf(fresh.send(gone.host, {}, { retries: 0 }))).message).not.toMatch(/attempts/)
 })
 
 test('nobody listening at the default port of this machine is known at once', async () => {

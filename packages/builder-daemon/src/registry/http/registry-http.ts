@@ -82,6 +82,8 @@ export function createRegistryHttp(options: RegistryHttpOptions): RegistryHttp {
   /** Whoever owns a name may change what it means in between. */
   const namedFrom = (root: URL, url: URL): Zone | undefined =>
     url.host === root.host || trusted.names(url) ? undefined : zoneOfRoot(root)
+  const neverAnswered = (host: string): boolean =>
+    (['https', 'http'] as const).every((scheme) => zones.get(endpointRoot(host, scheme).host) === undefined)
   const plainAllowed = (url: URL, insecure: boolean) =>
     url.protocol !== 'http:' || insecure || trusted.names(url)
   const explain = (reply: Reply, subject: Subject) => (failure: NoAnswer) =>
@@ -222,7 +224,10 @@ export function createRegistryHttp(options: RegistryHttpOptions): RegistryHttp {
           explain: (failure) => transportError(failure, subject),
         })
       },
-      { subject, expect: [], once: false, access, signal, onNotice: session.context.onNotice },
+      {
+        ...{ subject, expect: [], once: false, access, signal, onNotice: session.context.onNotice },
+        refusesForGood: () => false,
+      },
     )
   }
 
@@ -256,6 +261,7 @@ export function createRegistryHttp(options: RegistryHttpOptions): RegistryHttp {
         {
           ...{ subject, access, signal, expect: exchange.expect, onNotice: context.onNotice },
           once: exchange.repeat !== 'safe',
+          refusesForGood: () => neverAnswered(origin.host) && isAddressOrLoopback(origin.host),
         },
       )
       if (!exchange.expect.includes(answer.status)) {
@@ -288,6 +294,12 @@ function isTransfer({ method, target, body }: Exchange): boolean {
 
 function isLoopbackName(host: string): boolean {
   return URL.canParse(`https://${host}/`) && isLoopbackHost(new URL(`https://${host}/`))
+}
+
+/** No name server and no balancer has a say in who listens there. */
+function isAddressOrLoopback(host: string): boolean {
+  const root = endpointRoot(host, 'https')
+  return isIP(bareHostname(root)) !== 0 || isLoopbackHost(root)
 }
 
 /** The host that answered when it was not the registry. */

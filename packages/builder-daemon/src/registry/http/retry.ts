@@ -10,6 +10,8 @@ export interface FailedAttempt {
   readonly error: Error
   /** Milliseconds the registry asks to wait. */
   readonly retryAfter: number | undefined
+  /** More attempts than this after it are of no use; undefined: as many as may be. */
+  readonly retries?: number | undefined
   /** It was refused for being one of too many. */
   readonly limited: boolean
   /** The failure with how often it was tried. */
@@ -61,7 +63,7 @@ export async function retrying<T>(
         ? grown * (0.9 + 0.2 * random())
         : Math.min(failed.retryAfter, limits.longestRetryAfter)
     const spent = performance.now() - start
-    if (count > retries || spent + delay > limits.budget) {
+    if (count > Math.min(retries, failed.retries ?? retries) || spent + delay > limits.budget) {
       throw count === 1
         ? failed.error
         : failed.conclude(`${count} attempts in ${(spent / 1000).toFixed(spent < 9950 ? 1 : 0)} s`)
