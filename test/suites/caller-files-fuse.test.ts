@@ -106,7 +106,7 @@ describe.skipIf(!canMount)('files of a caller on FUSE (needs root and /dev/fuse)
     const before = Date.now()
     abort.abort()
     await expect(stuck).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
-    expect(Date.now() - before).toBeLessThan(1000)
+    expect(Date.now() - before).toBeLessThan(3000)
     await expect(behind).rejects.toMatchObject({ code: 'ISB_PATH_NOT_FOUND' })
     await expect
       .poll(async () => {

@@ -13,11 +13,11 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, test } from 'vitest'
 import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { readTarMarks } from '../../packages/builder-daemon/src/layer/copy/tar-marks.js'
 import { sealJob } from '../../packages/builder-daemon/src/layer/seal.js'
-import { useCopyBench } from '../support/copy-bench.js'
+import { useCopyBench, useLaterClock } from '../support/copy-bench.js'
 
 const isRoot = process.getuid?.() === 0
 
@@ -26,12 +26,10 @@ describe.skipIf(!isRoot)('a COPY whose tar begins as an earlier one (needs root)
   const { file } = bench
   let previous: string | undefined
 
+  useLaterClock()
   beforeEach(() => {
     previous = undefined
-    const now = Date.now.bind(Date)
-    vi.spyOn(Date, 'now').mockImplementation(() => now() + 10_000)
   })
-  afterEach(() => vi.restoreAllMocks())
 
   const at = (path: string) => join(bench.context, path)
   const linked = (layer: string, path: string) => lstatSync(join(layer, 'diff/x', path)).nlink > 1

@@ -13,11 +13,11 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { sealJob } from '../../packages/builder-daemon/src/layer/seal.js'
 import { lsetxattr } from '../../packages/builder-daemon/src/system/extended-attributes.js'
-import { type Copy, useCopyBench } from '../support/copy-bench.js'
+import { type Copy, useCopyBench, useLaterClock } from '../support/copy-bench.js'
 
 interface Copied {
   readonly layer: string
@@ -33,12 +33,10 @@ describe.skipIf(!isRoot)('a COPY over what it gave before (needs root)', () => {
   const { file } = bench
   let previous: string | undefined
 
+  useLaterClock()
   beforeEach(() => {
     previous = undefined
-    const now = Date.now.bind(Date)
-    vi.spyOn(Date, 'now').mockImplementation(() => now() + 10_000)
   })
-  afterEach(() => vi.restoreAllMocks())
 
   const at = (path: string) => join(bench.context, path)
 

@@ -11,12 +11,12 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { sealJob } from '../../packages/builder-daemon/src/layer/seal.js'
 import type { SeenSources } from '../../packages/builder-daemon/src/ports/layer-worker.js'
 import { lsetxattr } from '../../packages/builder-daemon/src/system/extended-attributes.js'
-import { type Copy, useCopyBench } from '../support/copy-bench.js'
+import { type Copy, useCopyBench, useLaterClock } from '../support/copy-bench.js'
 
 const isRoot = process.getuid?.() === 0
 
@@ -25,11 +25,7 @@ describe.skipIf(!isRoot)('a COPY of what was seen a moment ago (needs root)', ()
   const { file } = bench
   const at = (path: string) => join(bench.context, path)
 
-  beforeEach(() => {
-    const now = Date.now.bind(Date)
-    vi.spyOn(Date, 'now').mockImplementation(() => now() + 10_000)
-  })
-  afterEach(() => vi.restoreAllMocks())
+  useLaterClock()
 
   const paramsOf = (sources: readonly string[] = ['.'], options: Copy = {}) =>
     bench.remembered(bench.paramsOf(sources, '/x/', options))

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { expect } from 'vitest'
+import { afterAll, beforeAll, beforeEach, expect } from 'vitest'
 import {
   type Authority,
   makeAuthority,
@@ -94,4 +94,34 @@ function base64Core(text: string, offset: number): string {
     .toString('base64')
     .replace(/=+$/, '')
   return encoded.slice(offset === 0 ? 0 : 4, -2)
+}
+
+/** One for all tests of a file; for every test a new password, and a daemon and a proxy that remember nothing. */
+export function useAttackBench() {
+  let bench: AttackBench
+  let secret = ''
+  beforeAll(async () => {
+    bench = await createAttackBench()
+  })
+  afterAll(() => bench[Symbol.asyncDispose]())
+  beforeEach(async () => {
+    secret = bench.plant()
+    bench.proxy.routes.clear()
+    bench.proxy.targets.splice(0)
+    await bench.daemon.clear()
+  })
+  return {
+    get bench() {
+      return bench
+    },
+    get daemon() {
+      return bench.daemon
+    },
+    get proxy() {
+      return bench.proxy
+    },
+    get secret() {
+      return secret
+    },
+  }
 }

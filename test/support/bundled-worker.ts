@@ -5,11 +5,19 @@ import { build } from 'esbuild'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 
+const bundled = new Map<string, Promise<URL>>()
+
 /**
  * Bundles a TypeScript entry into a module that a worker thread or a child process can load; packages
- * stay outside. Gives its address.
+ * stay outside. Gives its address; a test file that asks again gets the same one.
  */
-export async function bundleEntry(entry: string): Promise<URL> {
+export function bundleEntry(entry: string): Promise<URL> {
+  const known = bundled.get(entry) ?? bundle(entry)
+  bundled.set(entry, known)
+  return known
+}
+
+async function bundle(entry: string): Promise<URL> {
   const directory = `${root}node_modules/.cache/isula-build-test`
   await mkdir(directory, { recursive: true })
   const { outputFiles } = await build({
@@ -25,8 +33,8 @@ export async function bundleEntry(entry: string): Promise<URL> {
     plugins: [
       {
         name: 'shared-sources',
-        setup(bundle) {
-          bundle.onResolve({ filter: /^@isula-build\/shared\// }, ({ path }) => ({
+        setup({ onResolve }) {
+          onResolve({ filter: /^@isula-build\/shared\// }, ({ path }) => ({
             path: `${root}packages/shared/src/${path.slice('@isula-build/shared/'.length).replace(/\.js$/, '.ts')}`,
           }))
         },

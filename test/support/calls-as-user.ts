@@ -2,7 +2,7 @@ import { Client, type ClientReadableStream, credentials, Metadata, type ServiceE
 
 /**
  * A client that is another user: `node calls-as-user.mjs SOCKET UID GID`, the calls as JSON on standard
- * input. Gives up root, makes all calls at once and prints how they ended.
+ * input. Gives up root, makes all calls at once and prints how they ended. SIGTERM gives all of them up.
  */
 export interface UserCall {
   /** `/package.Service/Method` */
@@ -56,13 +56,16 @@ function make(client: Client, call: UserCall): Running {
       stream.on('error', finish)
       stream.on('end', () => finish(null))
     }
+    const answered = (error: ServiceError | null, value?: Buffer): void => {
+      if (value !== undefined) responses.push(value.toString('hex'))
+      finish(error)
+    }
     switch (call.kind) {
-      case 'unary':
-        client.makeUnaryRequest(call.path, same, same, first, metadata, options, (error, value) => {
-          if (value !== undefined) responses.push(value.toString('hex'))
-          finish(error)
-        })
+      case 'unary': {
+        const unary = client.makeUnaryRequest(call.path, same, same, first, metadata, options, answered)
+        cancel = () => unary.cancel()
         return
+      }
       case 'stream':
         collect(client.makeServerStreamRequest(call.path, same, same, first, metadata, options))
         return
@@ -95,6 +98,9 @@ for (const [index, { follows }] of calls.entries()) {
     if (code !== 0) setTimeout(() => running[index]?.cancel(), 300).unref()
   })
 }
+process.once('SIGTERM', () => {
+  for (const { cancel } of running) cancel()
+})
 const ends = await Promise.all(running.map(({ ended }) => ended))
 client.close()
 process.stdout.write(JSON.stringify(ends))

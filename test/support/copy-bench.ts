@@ -12,7 +12,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, expect } from 'vitest'
+import { afterEach, beforeEach, expect, vi } from 'vitest'
 import { copyJob, digestSourcesJob } from '../../packages/builder-daemon/src/layer/copy/copy.js'
 import { sealJob } from '../../packages/builder-daemon/src/layer/seal.js'
 import type {
@@ -191,4 +191,13 @@ export function useCopyBench(place: string = tmpdir()) {
     modeOf,
     ownerOf,
   }
+}
+
+/** What a test writes is ten seconds old to it: stat may tell of it. */
+export function useLaterClock(): void {
+  beforeEach(() => {
+    const now = Date.now.bind(Date)
+    vi.spyOn(Date, 'now').mockImplementation(() => now() + 10_000)
+  })
+  afterEach(() => void vi.restoreAllMocks())
 }

@@ -78,7 +78,7 @@ export function diskUsage(directory: string): number {
 export async function eventually<T>(
   look: () => T | Promise<T>,
   holds: (value: T) => boolean,
-  timeout = 5000,
+  timeout = 15_000,
 ): Promise<T> {
   const deadline = Date.now() + timeout
   for (;;) {

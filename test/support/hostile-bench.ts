@@ -168,14 +168,14 @@ export async function createHostileBench(options: DaemonOptions = {}): Promise<H
       expect(daemon.child?.exitCode).toBe(null)
       expect(statSync(`/proc/${pid}`).isDirectory()).toBe(true)
       expect(readFileSync(`/proc/${pid}/stat`, 'latin1')).not.toMatch(/\) Z /)
-      const connection = await connect(daemon.host, '1s')
+      const connection = await connect(daemon.host, '3s')
       const began = performance.now()
       try {
         await connection.unary(builderService.Images, { filter: '' })
       } finally {
         connection.close()
       }
-      expect(performance.now() - began).toBeLessThan(1000)
+      expect(performance.now() - began).toBeLessThan(3000)
       await bench.expectSound()
       const others = () => programsBelow(pid).filter((name) => name !== 'node')
       expect(await eventually(others, (names) => names.length === 0)).toEqual([])

@@ -1,6 +1,3 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { decodeBuildEvent } from '@isula-build/shared/rpc/build-event.js'
 import type {
   BuildOptionsMessage,
@@ -9,44 +6,18 @@ import type {
 } from '@isula-build/shared/rpc/build-messages.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
 import type { Decoded, Encodable } from '@isula-build/shared/rpc/codec.js'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { Logger } from '../ports/logger.js'
-import { createBuilderService } from './builder-service.js'
-import { createFakeCore, type FakeCore } from './fake-core.js'
-import { createRpcServer, type RpcServer } from './server.js'
-import { connectClient, drain, failure, type TestClient } from './test-client.js'
+import { describe, expect, test } from 'vitest'
+import { useRpcClient } from '../../../../test/support/rpc-bench.js'
+import { drain, failure } from './test-client.js'
 
-const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} }
 type Frame = Encodable<typeof BuildRequest>
 type Response = Decoded<typeof BuildResponse>
 type Options = Encodable<typeof BuildOptionsMessage>
 
-let directory = ''
-let core: FakeCore
-let server: RpcServer
-let client: TestClient
-
-beforeEach(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'isb-rpc-'))
-  const socketPath = join(directory, 's')
-  core = createFakeCore([
-    { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
-    { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
-  ])
-  server = await createRpcServer({
-    socketPath,
-    group: undefined,
-    services: [createBuilderService(core)],
-    log: silent,
-  })
-  client = connectClient(socketPath)
-})
-
-afterEach(async () => {
-  client.close()
-  await server.close(0)
-  rmSync(directory, { recursive: true, force: true })
-})
+const bench = useRpcClient([
+  { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
+  { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
+])
 
 interface Outcome {
   readonly output: string
@@ -60,7 +31,7 @@ async function run(
   options: Options = {},
   answer: (response: Response) => readonly Frame[] = () => [],
 ): Promise<Outcome> {
-  const { call, responses } = client.duplex(builderService.Build)
+  const { call, responses } = bench.client.duplex(builderService.Build)
   call.write({ payload: { case: 'options', value: { ...minimal(lines), ...options } } })
   let output = ''
   const kinds: string[] = []
@@ -176,7 +147,7 @@ describe('Build', () => {
       },
       noCacheFilter: ['base', '2'],
     })
-    expect(core.started[0]?.options).toEqual({
+    expect(bench.core.started[0]?.options).toEqual({
       id: 'id-1',
       dockerfile: { name: 'Dockerfile', content: Buffer.from('SAY x') },
       ignoreFile: { name: 'D.dockerignore', content: Buffer.from('*') },
@@ -333,14 +304,14 @@ describe('Build', () => {
     ['options once more', { payload: { case: 'options', value: {} } }, 'come once'],
     ['an empty frame', {}, 'a frame is empty'],
   ])('ends a build whose client sends %s', async (_, frame, message) => {
-    const { call, responses } = client.duplex(builderService.Build)
+    const { call, responses } = bench.client.duplex(builderService.Build)
     call.write({ payload: { case: 'options', value: minimal(['WAIT']) } })
     await responses.next()
     call.write(frame)
     const error = await failure(drain(responses))
     expect(error.code).toBe('ISB_ARGUMENT_INVALID')
     expect(error.message).toContain(message)
-    expect(core.started[0]?.signal.aborted).toBe(true)
+    expect(bench.core.started[0]?.signal.aborted).toBe(true)
   })
 
   test('refuses chunks larger than a frame may be', async () => {
@@ -351,13 +322,13 @@ describe('Build', () => {
   })
 
   test('fails when the client stops in the middle of its context', async () => {
-    const { call, responses } = client.duplex(builderService.Build)
+    const { call, responses } = bench.client.duplex(builderService.Build)
     call.write({ payload: { case: 'options', value: minimal(['CONTEXT']) } })
     for await (const { payload } of { [Symbol.asyncIterator]: () => responses }) {
       if (payload?.case === 'needContext') break
     }
     // Leaving the loop cancelled that call; this one only ends its side.
-    const second = client.duplex(builderService.Build)
+    const second = bench.client.duplex(builderService.Build)
     second.call.write({ payload: { case: 'options', value: minimal(['CONTEXT']) } })
     second.call.end()
     expect((await failure(drain(second.responses))).code).toBe('ISB_CONTEXT_INVALID')
@@ -414,10 +385,10 @@ describe('Build', () => {
   })
 
   test('begins with options or not at all', async () => {
-    const { call, responses } = client.duplex(builderService.Build)
+    const { call, responses } = bench.client.duplex(builderService.Build)
     call.write(chunk('', 'x'))
     expect((await failure(drain(responses))).message).toBe('the first frame of a build is its options')
-    const silent = client.duplex(builderService.Build)
+    const silent = bench.client.duplex(builderService.Build)
     silent.call.end()
     expect((await failure(drain(silent.responses))).code).toBe('ISB_ARGUMENT_INVALID')
   })

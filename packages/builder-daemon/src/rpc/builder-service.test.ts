@@ -1,57 +1,27 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { errorOfDetail } from '@isula-build/shared/errors/wire.js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { Logger } from '../ports/logger.js'
-import { createBuilderService } from './builder-service.js'
-import { createFakeCore, type FakeCore } from './fake-core.js'
-import { createRpcServer, type RpcServer } from './server.js'
-import { connectClient, drain, failure, type TestClient } from './test-client.js'
+import { describe, expect, test } from 'vitest'
+import { useRpcClient } from '../../../../test/support/rpc-bench.js'
+import { drain, failure } from './test-client.js'
 
-const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} }
-
-let directory = ''
-let core: FakeCore
-let server: RpcServer
-let client: TestClient
-
-beforeEach(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'isb-rpc-'))
-  const socketPath = join(directory, 's')
-  core = createFakeCore([
-    { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
-    { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
-  ])
-  server = await createRpcServer({
-    socketPath,
-    group: undefined,
-    services: [createBuilderService(core)],
-    log: silent,
-  })
-  client = connectClient(socketPath)
-})
-
-afterEach(async () => {
-  client.close()
-  await server.close(0)
-  rmSync(directory, { recursive: true, force: true })
-})
+const bench = useRpcClient([
+  { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
+  { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
+])
 
 describe('the image methods', () => {
   test('list images with the names that match', async () => {
     // The second answer is the bytes of the first.
     for (const _ of [1, 2]) {
-      expect((await client.unary(builderService.Images, {})).images).toEqual([
+      expect((await bench.client.unary(builderService.Images, {})).images).toEqual([
         { id: '1'.repeat(64), names: ['a:1', 'b:1'], createdAt: 5, size: 6, owner: 7 },
         { id: '2'.repeat(64), names: [], createdAt: 4, size: 1, owner: 0 },
       ])
     }
-    expect((await client.unary(builderService.Images, { filter: 'b' })).images).toMatchObject([
+    expect((await bench.client.unary(builderService.Images, { filter: 'b' })).images).toMatchObject([
       { names: ['b:1'] },
     ])
-    expect((await failure(client.unary(builderService.Images, { filter: 'c' }))).code).toBe(
+    expect((await failure(bench.client.unary(builderService.Images, { filter: 'c' }))).code).toBe(
       'ISB_IMAGE_NOT_FOUND',
     )
   })
@@ -59,7 +29,9 @@ describe('the image methods', () => {
   test('remove with typed failures', async () => {
     const events: unknown[] = []
     const run = async (): Promise<void> => {
-      for await (const { event } of client.stream(builderService.Remove, { images: ['a', 'missing'] })) {
+      for await (const { event } of bench.client.stream(builderService.Remove, {
+        images: ['a', 'missing'],
+      })) {
         if (event?.case !== 'failed') events.push(event)
         else if (event.value.error !== undefined) {
           events.push([event.value.image, errorOfDetail(event.value.error).code])
@@ -75,7 +47,7 @@ describe('the image methods', () => {
       ['used', 'ISB_IMAGE_IN_USE'],
     ])
     for (const request of [{}, { all: true, prune: true }, { images: ['a'], all: true }]) {
-      const refused = drain(client.stream(builderService.Remove, request))
+      const refused = drain(bench.client.stream(builderService.Remove, request))
       expect((await failure(refused)).code).toBe('ISB_ARGUMENT_INVALID')
     }
   })
@@ -83,9 +55,9 @@ describe('the image methods', () => {
   test('import and load what the client sends', async () => {
     const source = { source: { case: 'stream', value: {} } } as const
     const stored = { case: 'image', value: { id: 'a'.repeat(64), names: ['a:1'] } }
-    const load = client.duplex(builderService.Load)
+    const load = bench.client.duplex(builderService.Load)
     load.call.write({ payload: { case: 'options', value: { source: { case: 'archive', value: source } } } })
-    const imported = client.duplex(builderService.Import)
+    const imported = bench.client.duplex(builderService.Import)
     imported.call.write({ payload: { case: 'options', value: { source } } })
     for (const text of ['ab', 'c']) {
       load.call.write({ payload: { case: 'chunk', value: Buffer.from(text) } })
@@ -103,24 +75,24 @@ describe('the image methods', () => {
       { source: { case: 'separated', value: { app: 'a', directory: '/d', base: '/b', skipCheck: true } } },
     ] as const
     for (const value of requests) {
-      const { call, responses } = client.duplex(builderService.Load)
+      const { call, responses } = bench.client.duplex(builderService.Load)
       call.write({ payload: { case: 'options', value } })
       await drain(responses)
     }
-    expect(core.calls).toEqual([
+    expect(bench.core.calls).toEqual([
       ['load', { kind: 'file', path: '/l.tar' }],
       ['load', { kind: 'separated', app: 'a', directory: '/d', base: '/b', lib: undefined, skipCheck: true }],
     ])
   })
 
   test('refuse an upload that breaks its form', async () => {
-    const early = client.duplex(builderService.Load)
+    const early = bench.client.duplex(builderService.Load)
     early.call.write({ payload: { case: 'chunk', value: Buffer.from('x') } })
     expect((await failure(drain(early.responses))).message).toBe('the first frame of a load is its options')
-    const nowhere = client.duplex(builderService.Import)
+    const nowhere = bench.client.duplex(builderService.Import)
     nowhere.call.write({ payload: { case: 'options', value: {} } })
     expect((await failure(drain(nowhere.responses))).message).toBe('the options hold no source')
-    const twice = client.duplex(builderService.Import)
+    const twice = bench.client.duplex(builderService.Import)
     const source = { source: { case: 'stream', value: {} } } as const
     for (let time = 0; time < 2; time++) twice.call.write({ payload: { case: 'options', value: { source } } })
     expect((await failure(drain(twice.responses))).message).toBe('after the options only chunks follow')
@@ -130,7 +102,7 @@ describe('the image methods', () => {
     const sizes: number[] = []
     let next = 0
     const request = { images: ['a'], destination: { case: 'stream', value: {} } } as const
-    for await (const { event } of client.stream(builderService.Save, request)) {
+    for await (const { event } of bench.client.stream(builderService.Save, request)) {
       if (event?.case !== 'chunk') continue
       expect(event.value[0]).toBe(next++)
       sizes.push(event.value.length)
@@ -140,27 +112,27 @@ describe('the image methods', () => {
 })
 
 test('the administrative methods pass their answers on', async () => {
-  expect(await client.unary(builderService.Version, {})).toMatchObject({
+  expect(await bench.client.unary(builderService.Version, {})).toMatchObject({
     version: '1.0',
     platform: 'linux/amd64',
   })
-  expect(await client.unary(builderService.Info, {})).toMatchObject({ threads: 6, memory: undefined })
-  expect((await client.unary(builderService.Info, { verbose: true })).memory).toMatchObject({
+  expect(await bench.client.unary(builderService.Info, {})).toMatchObject({ threads: 6, memory: undefined })
+  expect((await bench.client.unary(builderService.Info, { verbose: true })).memory).toMatchObject({
     heapReleased: 6,
   })
-  expect((await client.unary(builderService.ListBuilds, {})).builds).toMatchObject([
+  expect((await bench.client.unary(builderService.ListBuilds, {})).builds).toMatchObject([
     { id: 'b1', state: 'QUEUED' },
   ])
-  await client.unary(builderService.CancelBuild, { id: 'b1' })
+  await bench.client.unary(builderService.CancelBuild, { id: 'b1' })
   const prune = { all: true, keepBytes: 9, dryRun: true, unusedFor: 5 }
   const common = { bytes: 2, usedAt: 1000, owners: [0, 7] }
-  expect(await events(client.stream(builderService.Prune, prune))).toEqual([
+  expect(await events(bench.client.stream(builderService.Prune, prune))).toEqual([
     { case: 'removed', value: { kind: 'LAYER', name: 'l', ...common } },
     { case: 'removed', value: { kind: 'CACHE_MOUNT', name: 'm', ...common } },
     { case: 'summary', value: { freedBytes: 9, records: 3, downloads: 5 } },
   ])
-  await client.unary(builderService.Tag, { image: 'a', name: 'b' })
-  expect(core.calls).toEqual([
+  await bench.client.unary(builderService.Tag, { image: 'a', name: 'b' })
+  expect(bench.core.calls).toEqual([
     ['cancel', 'b1'],
     ['prune', prune],
     ['tag', 'a', 'b'],

@@ -1,58 +1,11 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { Encodable } from '@isula-build/shared/rpc/codec.js'
 import { type BuildRequest, controlService } from '@isula-build/shared/rpc/control.js'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { Logger } from '../ports/logger.js'
-import { createControlService } from './control-service.js'
-import { createFakeCore, type FakeCore } from './fake-core.js'
-import { createRpcServer, type RpcServer } from './server.js'
-import { connectClient, failure, pause, type TestClient } from './test-client.js'
+import { describe, expect, test } from 'vitest'
+import { storedImages as images, useRpcClient } from '../../../../test/support/rpc-bench.js'
+import { failure, pause } from './test-client.js'
 
 const imageId = 'a'.repeat(64)
-const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} }
-const images = [
-  {
-    id: `1${'0'.repeat(63)}`,
-    names: ['old:1'],
-    createdAt: Date.UTC(2020, 0, 2, 3, 4, 5),
-    size: 2_134_000,
-    owner: 0,
-  },
-  { id: `2${'0'.repeat(63)}`, names: [], createdAt: Date.UTC(2022, 0, 1), size: 999, owner: 0 },
-  {
-    id: `3${'0'.repeat(63)}`,
-    names: ['localhost:5000/x/y:v1', 'old:2'],
-    createdAt: Date.UTC(2021, 0, 1),
-    size: 210_000_000,
-    owner: 0,
-  },
-]
-
-let directory = ''
-let core: FakeCore
-let server: RpcServer
-let client: TestClient
-
-beforeEach(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'isb-rpc-'))
-  const socketPath = join(directory, 's')
-  core = createFakeCore(images)
-  server = await createRpcServer({
-    socketPath,
-    group: undefined,
-    services: [createControlService(core)],
-    log: silent,
-  })
-  client = connectClient(socketPath)
-})
-
-afterEach(async () => {
-  client.close()
-  await server.close(0)
-  rmSync(directory, { recursive: true, force: true })
-})
+const bench = useRpcClient(images)
 
 function request(
   fileContent: string,
@@ -71,14 +24,14 @@ function request(
 
 async function statusText(buildID = 'abc'): Promise<string> {
   let text = ''
-  for await (const { content } of client.stream(controlService.Status, { buildID })) text += content
+  for await (const { content } of bench.client.stream(controlService.Status, { buildID })) text += content
   return text
 }
 
 describe('Build and Status', () => {
   test('tell the build in the words of the original', async () => {
     const text = statusText()
-    const { imageID } = await client.unary(controlService.Build, request('SAY hello\nWARN take care'))
+    const { imageID } = await bench.client.unary(controlService.Build, request('SAY hello\nWARN take care'))
     expect(imageID).toBe(imageId)
     expect(await text).toBe(
       [
@@ -93,9 +46,9 @@ describe('Build and Status', () => {
   })
 
   test('meet whichever comes first, and nothing is built before both are there', async () => {
-    const built = client.unary(controlService.Build, request('SAY hello'))
+    const built = bench.client.unary(controlService.Build, request('SAY hello'))
     await pause(150)
-    expect(core.started).toHaveLength(0)
+    expect(bench.core.started).toHaveLength(0)
     const text = await statusText()
     expect((await built).imageID).toBe(imageId)
     expect(text).toContain('hello')
@@ -103,22 +56,22 @@ describe('Build and Status', () => {
 
   test('end the text with the iidfile when there is one', async () => {
     const text = statusText()
-    await client.unary(controlService.Build, request('SAY x', { iidfile: '/tmp/iid' }))
+    await bench.client.unary(controlService.Build, request('SAY x', { iidfile: '/tmp/iid' }))
     expect((await text).trimEnd().split('\n').at(-1)).toBe(`Write image ID [${imageId}] to file: /tmp/iid`)
     expect(await text).not.toContain('Build success')
-    expect(core.started[0]?.options.iidFile).toBe('/tmp/iid')
+    expect(bench.core.started[0]?.options.iidFile).toBe('/tmp/iid')
   })
 
   test('show everything a failing build said, then its error', async () => {
     const text = statusText()
-    const error = await failure(client.unary(controlService.Build, request('SAY hello\nFAIL it broke')))
+    const error = await failure(bench.client.unary(controlService.Build, request('SAY hello\nFAIL it broke')))
     expect(error).toMatchObject({ code: 'ISB_STEP_FAILED', message: 'it broke' })
     expect(await text).toBe('STEP  1: SAY hello\nhelloSTEP  2: FAIL it broke\n')
   })
 
   test('end together when the build is refused', async () => {
     const text = statusText()
-    expect((await failure(client.unary(controlService.Build, request('REFUSE')))).code).toBe(
+    expect((await failure(bench.client.unary(controlService.Build, request('REFUSE')))).code).toBe(
       'ISB_TOO_MANY_BUILDS',
     )
     expect(await text).toBe('')
@@ -126,13 +79,13 @@ describe('Build and Status', () => {
 
   test('mark bytes of the output that are no text', async () => {
     const text = statusText()
-    await client.unary(controlService.Build, request('SAY \u00c3\u00a9\u00ff.'))
+    await bench.client.unary(controlService.Build, request('SAY \u00c3\u00a9\u00ff.'))
     expect(await text).toContain('\né\ufffd.Committed')
   })
 
   test('take the options as the original means them', async () => {
     const text = statusText()
-    await client.unary(
+    await bench.client.unary(
       controlService.Build,
       request('SAY x', {
         output: 'docker-archive:/out.tar:busybox',
@@ -145,7 +98,7 @@ describe('Build and Status', () => {
       }),
     )
     await text
-    const options = core.started[0]?.options
+    const options = bench.core.started[0]?.options
     expect(options).toMatchObject({
       id: 'abc',
       context: { kind: 'directory', path: '/ctx', expected: undefined },
@@ -179,17 +132,17 @@ describe('Build and Status', () => {
     ['isulad:a:1', { kind: 'isulad', name: 'a:1' }],
   ])('take the output %s', async (output, expected) => {
     const text = statusText()
-    await client.unary(controlService.Build, request('SAY x', { output }))
+    await bench.client.unary(controlService.Build, request('SAY x', { output }))
     await text
-    expect(core.started[0]?.options.outputs).toMatchObject([expected])
+    expect(bench.core.started[0]?.options.outputs).toMatchObject([expected])
   })
 
   test('open encrypted build args', async () => {
     const text = statusText()
     const buildArgs = [Buffer.from('http_proxy=http://u:p@h').toString('hex')]
-    await client.unary(controlService.Build, request('SAY x', { buildArgs, encrypted: true }))
+    await bench.client.unary(controlService.Build, request('SAY x', { buildArgs, encrypted: true }))
     await text
-    expect(core.started[0]?.options.buildArgs).toEqual({ http_proxy: 'http://u:p@h' })
+    expect(bench.core.started[0]?.options.buildArgs).toEqual({ http_proxy: 'http://u:p@h' })
   })
 
   test.each([
@@ -208,39 +161,39 @@ describe('Build and Status', () => {
     ['a time out of range', { buildStatic: { buildTime: { seconds: 1, nanos: -1 } } }, 'out of range'],
     ['a relative iidfile', { iidfile: 'x' }, 'iidfile'],
   ])('refuse %s without waiting for a watcher', async (_, change, message) => {
-    const error = await failure(client.unary(controlService.Build, request('SAY x', change)))
+    const error = await failure(bench.client.unary(controlService.Build, request('SAY x', change)))
     expect(error.code).toBe('ISB_ARGUMENT_INVALID')
     expect(error.message).toContain(message)
-    expect(core.started).toHaveLength(0)
+    expect(bench.core.started).toHaveLength(0)
   })
 
   test('take another build of the same ID once the first is over', async () => {
     for (const word of ['first', 'second']) {
       const text = statusText()
-      expect((await client.unary(controlService.Build, request(`SAY ${word}`))).imageID).toBe(imageId)
+      expect((await bench.client.unary(controlService.Build, request(`SAY ${word}`))).imageID).toBe(imageId)
       expect(await text).toContain(`STEP  1: SAY ${word}\n${word}`)
     }
   })
 
   test('forget a watcher that leaves before its build', async () => {
-    const gone = client.stream(controlService.Status, { buildID: 'abc' })
+    const gone = bench.client.stream(controlService.Status, { buildID: 'abc' })
     const waiting = gone.next().catch((reason: unknown) => reason)
     await pause(50)
-    client.close()
+    bench.client.close()
     await waiting
     await pause(50)
-    client = connectClient(join(directory, 's'))
-    const built = client.unary(controlService.Build, request('SAY x'))
+    bench.reconnect()
+    const built = bench.client.unary(controlService.Build, request('SAY x'))
     await pause(100)
-    expect(core.started).toHaveLength(0)
+    expect(bench.core.started).toHaveLength(0)
     await statusText()
     expect((await built).imageID).toBe(imageId)
   })
 
   test('refuse a second build while the first still waits for its watcher', async () => {
-    const first = client.unary(controlService.Build, request('SAY a'))
+    const first = bench.client.unary(controlService.Build, request('SAY a'))
     await pause(50)
-    expect((await failure(client.unary(controlService.Build, request('SAY b')))).code).toBe(
+    expect((await failure(bench.client.unary(controlService.Build, request('SAY b')))).code).toBe(
       'ISB_BUILD_EXISTS',
     )
     expect(await statusText()).toContain('SAY a')

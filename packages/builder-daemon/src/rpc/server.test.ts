@@ -1,73 +1,20 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { connect as connectHttp2 } from 'node:http2'
 import { createRequire } from 'node:module'
 import { connect } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { credentials, Client as GrpcClient, Metadata, status } from '@grpc/grpc-js'
 import { builderService } from '@isula-build/shared/rpc/builder.js'
 import { controlService } from '@isula-build/shared/rpc/control.js'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { Logger } from '../ports/logger.js'
-import { createBuilderService } from './builder-service.js'
-import { createControlService } from './control-service.js'
-import { createFakeCore, type FakeCore } from './fake-core.js'
-import { createRpcServer, type RpcServer, type RpcServerOptions } from './server.js'
-import { connectClient, drain, failure, type TestClient } from './test-client.js'
+import { describe, expect, test } from 'vitest'
+import { useRpcServer } from '../../../../test/support/rpc-bench.js'
+import { drain, failure } from './test-client.js'
 
 const isRoot = process.getuid?.() === 0
 
-let directory = ''
-let socketPath = ''
-let core: FakeCore
-let server: RpcServer | undefined
-let logged: { level: string; event: string; fields: Record<string, unknown> | undefined }[] = []
-const clients: TestClient[] = []
-
-const record = (level: string) => (event: string, fields?: Record<string, unknown>) => {
-  logged.push({ level, event, fields })
-}
-const log: Logger = {
-  debug: record('debug'),
-  info: record('info'),
-  warn: record('warn'),
-  error: record('error'),
-}
-
-async function serve(options: Partial<RpcServerOptions> = {}): Promise<RpcServer> {
-  server = await createRpcServer({
-    socketPath,
-    group: undefined,
-    services: [createControlService(core), createBuilderService(core)],
-    log,
-    ...options,
-  })
-  return server
-}
-
-function client(): TestClient {
-  const made = connectClient(socketPath)
-  clients.push(made)
-  return made
-}
-
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), 'isb-rpc-'))
-  chmodSync(directory, 0o755)
-  socketPath = join(directory, 'builder.sock')
-  core = createFakeCore()
-  logged = []
-})
-
-afterEach(async () => {
-  for (const one of clients.splice(0)) one.close()
-  await server?.close(0)
-  server = undefined
-  rmSync(directory, { recursive: true, force: true })
-})
+const bench = useRpcServer()
+const { client, serve } = bench
 
 describe('the caller', () => {
   test('is who connected, in this mount namespace', async () => {
@@ -119,7 +66,7 @@ describe('the caller', () => {
         console.log(JSON.stringify({ pid: process.pid, hex: value.toString('hex') }))
         client.close()
       })`
-    const argv = [...before, 'setpriv', ...identity, process.execPath, '-e', script, socketPath]
+    const argv = [...before, 'setpriv', ...identity, process.execPath, '-e', script, bench.socketPath]
     const { stdout } = await promisify(execFile)(argv[0] ?? '', argv.slice(1), { cwd: '/' })
     const { pid, hex } = JSON.parse(stdout)
     return { pid, dataRoot: controlService.Info.responseDeserialize(Buffer.from(hex, 'hex')).dataRoot }
@@ -159,7 +106,7 @@ describe('errors', () => {
     const error = await failure(drain(responses))
     expect(error.code).toBe('ISB_INTERNAL')
     const id = /^internal error ([0-9a-f]{8})$/.exec(error.message)?.[1]
-    const entry = logged.find(({ event, fields }) => event === 'rpc.internal' && fields?.['id'] === id)
+    const entry = bench.logged.find(({ event, fields }) => event === 'rpc.internal' && fields?.['id'] === id)
     expect(entry).toMatchObject({
       level: 'error',
       fields: { error: expect.stringContaining('secret place') },
@@ -169,7 +116,7 @@ describe('errors', () => {
 
   test('carry a gRPC status that any client understands', async () => {
     await serve()
-    const raw = new GrpcClient(`unix://${socketPath}`, credentials.createInsecure())
+    const raw = new GrpcClient(`unix://${bench.socketPath}`, credentials.createInsecure())
     const same = (bytes: Buffer): Buffer => bytes
     const request = controlService.Tag.requestSerialize({ image: 'missing', tag: 'x' })
     const got = await new Promise<{ code: number; details: string } | null>((resolve) => {
@@ -192,7 +139,7 @@ describe('hostile peers', () => {
 
   test('sending garbage in place of a message or of HTTP/2 harm nobody', async () => {
     await serve()
-    const raw = new GrpcClient(`unix://${socketPath}`, credentials.createInsecure())
+    const raw = new GrpcClient(`unix://${bench.socketPath}`, credentials.createInsecure())
     const same = (bytes: Buffer): Buffer => bytes
     for (const method of [controlService.Build, controlService.Tag, builderService.Prune]) {
       const code = await new Promise<number | undefined>((resolve) => {
@@ -208,7 +155,7 @@ describe('hostile peers', () => {
       '\0'.repeat(1000),
       'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff',
     ]) {
-      const socket = connect(socketPath)
+      const socket = connect(bench.socketPath)
       socket.on('error', () => undefined)
       socket.resume()
       socket.write(bytes, 'latin1')
@@ -220,7 +167,7 @@ describe('hostile peers', () => {
 
   test('get only so many connections', async () => {
     await serve({ limits: { connectionsPerUid: 3 } })
-    const sockets = Array.from({ length: 5 }, () => connect(socketPath))
+    const sockets = Array.from({ length: 5 }, () => connect(bench.socketPath))
     const closed = sockets.map((socket) => {
       socket.on('error', () => undefined)
       socket.resume()
@@ -230,7 +177,7 @@ describe('hostile peers', () => {
       })
     })
     expect((await Promise.all(closed)).filter(Boolean)).toHaveLength(2)
-    expect(logged.filter(({ event }) => event === 'rpc.too-many-connections')).toHaveLength(2)
+    expect(bench.logged.filter(({ event }) => event === 'rpc.too-many-connections')).toHaveLength(2)
     for (const socket of sockets) socket.destroy()
     await new Promise((resolve) => setTimeout(resolve, 50))
     expect(await client().unary(controlService.HealthCheck, {})).toEqual({ status: 'SERVING' })
@@ -256,19 +203,19 @@ describe('hostile peers', () => {
     })
     expect((await save.next()).value).toEqual({ event: { case: 'log', value: 'saving' } })
     let before = -1
-    while (core.savedChunks() !== before) {
-      before = core.savedChunks()
+    while (bench.core.savedChunks() !== before) {
+      before = bench.core.savedChunks()
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
     expect(before).toBeLessThan(40)
     expect(await one.unary(controlService.HealthCheck, {})).toEqual({ status: 'SERVING' })
     await drain(save)
-    expect(core.savedChunks()).toBe(40)
+    expect(bench.core.savedChunks()).toBe(40)
   })
 
   test('sending a small message that inflates to a large one are refused', async () => {
     await serve()
-    const raw = new GrpcClient(`unix://${socketPath}`, credentials.createInsecure(), {
+    const raw = new GrpcClient(`unix://${bench.socketPath}`, credentials.createInsecure(), {
       'grpc.default_compression_algorithm': 2,
       'grpc.max_send_message_length': -1,
     })
@@ -285,7 +232,7 @@ describe('hostile peers', () => {
 
   test('opening and resetting streams as fast as they can are cut off, others are served', async () => {
     await serve()
-    const session = connectHttp2('http://localhost', { createConnection: () => connect(socketPath) })
+    const session = connectHttp2('http://localhost', { createConnection: () => connect(bench.socketPath) })
     session.on('error', () => undefined)
     for (let round = 0; round < 50 && !session.destroyed; round++) {
       for (let index = 0; index < 100 && !session.destroyed && !session.closed; index++) {
@@ -318,7 +265,7 @@ describe('closing', () => {
       },
     })
     const first = responses.next()
-    while (core.calls.length === 0) await new Promise((resolve) => setTimeout(resolve, 10))
+    while (bench.core.calls.length === 0) await new Promise((resolve) => setTimeout(resolve, 10))
     const closed = running.close(10_000)
     expect((await failure(one.unary(controlService.HealthCheck, {}))).code).toBe('ISB_SHUTTING_DOWN')
     call.write({ payload: { case: 'chunk', value: Buffer.from('abc') } })
@@ -349,7 +296,7 @@ describe('closing', () => {
     await running.close(50)
     expect((await ended).code).toBe('ISB_SHUTTING_DOWN')
     expect(performance.now() - began).toBeLessThan(4_000)
-    expect(core.started[0]?.signal.aborted).toBe(true)
+    expect(bench.core.started[0]?.signal.aborted).toBe(true)
   })
 })
 
@@ -367,7 +314,7 @@ test('a client that vanishes aborts its calls', async () => {
     },
   })
   await responses.next()
-  const signal = core.started[0]?.signal
+  const signal = bench.core.started[0]?.signal
   expect(signal?.aborted).toBe(false)
   const aborted = new Promise((resolve) => signal?.addEventListener('abort', resolve))
   call.cancel()

@@ -1,11 +1,12 @@
 import { expect, test } from 'vitest'
+import { processorTime } from '../../../../test/support/processor-time.js'
 import { encodeMessage, type FromLauncher, maxMessage, messageDecoder } from './launcher-protocol.js'
 
 const seconds = Number(process.env['ISULA_FUZZ_SECONDS'] ?? 5) / 5
 
 test('messages survive any way of cutting the stream', () => {
-  const end = performance.now() + seconds * 1000
-  for (let seed = 1; performance.now() < end; seed += 1) {
+  const end = processorTime() + seconds * 1000
+  for (let seed = 1; processorTime() < end; seed += 1) {
     const random = randomFrom(seed)
     const messages: FromLauncher[] = Array.from({ length: 1 + random(20) }, (_, n) => ({
       type: 'stalled',

@@ -6,7 +6,6 @@ import {
   ftruncateSync,
   linkSync,
   mkdirSync,
-  mkdtempSync,
   openSync,
   readFileSync,
   rmSync,
@@ -14,32 +13,22 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { tmpdir, userInfo } from 'node:os'
+import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
+import { useLayerWorker } from '../../../../test/support/layer-worker-bench.js'
 import { copyJob } from '../layer/copy/copy.js'
 import { sealJob } from '../layer/seal.js'
 import type { CopyParams } from '../ports/layer-worker.js'
-import type { Logger } from '../ports/logger.js'
 import { lsetxattr } from '../system/extended-attributes.js'
 import { createLayerPool } from './layer-pool.js'
-import { bundleLayerWorker } from './test-worker.js'
 
 const asRoot = userInfo().uid === 0
 const mebibyte = 1 << 20
 
-let directory = ''
-let entry = new URL('file:///')
-const events: string[] = []
-const record = (event: string): void => void events.push(event)
-const log: Logger = { debug: record, info: record, warn: record, error: record }
-
-beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'isula-build-help-'))
-  entry = await bundleLayerWorker(directory)
-})
-afterAll(() => rmSync(directory, { recursive: true, force: true }))
+const bench = useLayerWorker()
+const { events, log } = bench
 
 function paramsOf(context: number, upper: string): CopyParams {
   mkdirSync(upper, { recursive: true, mode: 0o755 })
@@ -79,7 +68,7 @@ function fillContext(context: string): void {
 const capability = Buffer.from('0100000200040000000000000000000000000000', 'hex')
 
 async function withContext(name: string, use: (fd: number, path: string) => Promise<void>): Promise<void> {
-  const path = join(directory, name)
+  const path = join(bench.directory, name)
   mkdirSync(path)
   const fd = openSync(path, 'r')
   try {
@@ -94,9 +83,9 @@ describe.skipIf(!asRoot)('copies that several threads work on', () => {
   test('come out as if made by one, however many run at once', async () => {
     await withContext('many', async (fd, context) => {
       fillContext(context)
-      const expected = copyJob(paramsOf(fd, join(directory, 'alone')))
-      await using workers = createLayerPool({ entry, size: 2, log })
-      const uppers = Array.from({ length: 3 }, (_, index) => join(directory, `together-${index}`))
+      const expected = copyJob(paramsOf(fd, join(bench.directory, 'alone')))
+      await using workers = createLayerPool({ entry: bench.entry, size: 2, log })
+      const uppers = Array.from({ length: 3 }, (_, index) => join(bench.directory, `together-${index}`))
       const results = await Promise.all(uppers.map((upper) => workers.run('copy', paramsOf(fd, upper))))
       const digest = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
       for (const [index, upper] of uppers.entries()) {
@@ -107,7 +96,7 @@ describe.skipIf(!asRoot)('copies that several threads work on', () => {
         expect(statSync(join(upper, 'app/directory-7/file-9')).mode & 0o7777).toBe(0o4711)
         rmSync(upper, { recursive: true })
       }
-      rmSync(join(directory, 'alone'), { recursive: true })
+      rmSync(join(bench.directory, 'alone'), { recursive: true })
       expect(events).not.toContain('layer.help.failed')
     })
   }, 120_000)
@@ -117,8 +106,8 @@ describe.skipIf(!asRoot)('copies that several threads work on', () => {
       const huge = openSync(join(context, 'huge'), 'w')
       ftruncateSync(huge, 2 ** 35)
       closeSync(huge)
-      await using workers = createLayerPool({ entry, size: 1, log })
-      const upper = join(directory, 'cancelled')
+      await using workers = createLayerPool({ entry: bench.entry, size: 1, log })
+      const upper = join(bench.directory, 'cancelled')
       const stop = new AbortController()
       const running = workers.run('copy', paramsOf(fd, upper), stop.signal)
       running.catch(() => undefined)
@@ -137,11 +126,11 @@ describe.skipIf(!asRoot)('copies that several threads work on', () => {
   test('say so when the disk is full, whoever met it', async () => {
     await withContext('full', async (fd, context) => {
       writeFileSync(join(context, 'big'), Buffer.alloc(30 * mebibyte))
-      const mount = join(directory, 'small')
+      const mount = join(bench.directory, 'small')
       mkdirSync(mount)
       execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', mount])
       try {
-        await using workers = createLayerPool({ entry, size: 1, log })
+        await using workers = createLayerPool({ entry: bench.entry, size: 1, log })
         for (const name of ['first', 'second']) {
           const params = paramsOf(fd, join(mount, name))
           await expect(workers.run('copy', params)).rejects.toMatchObject({ code: 'ISB_NO_SPACE' })
@@ -155,7 +144,7 @@ describe.skipIf(!asRoot)('copies that several threads work on', () => {
 })
 
 test('a job learns that a thread died that helped it', async () => {
-  const dying = join(directory, 'dying.cjs')
+  const dying = join(bench.directory, 'dying.cjs')
   writeFileSync(
     dying,
     `const { parentPort } = require('node:worker_threads')

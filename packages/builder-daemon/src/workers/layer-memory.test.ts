@@ -2,17 +2,17 @@ import {
   closeSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   openSync,
   readdirSync,
   rmSync,
   writeFileSync,
   writeSync,
 } from 'node:fs'
-import { tmpdir, userInfo } from 'node:os'
+import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { beforeEach, expect, test } from 'vitest'
+import { useLayerWorker } from '../../../../test/support/layer-worker-bench.js'
 import { tarEnd, tarFile } from '../export/test-archives.js'
 import { CLOSED } from '../layer/pipe/head.js'
 import {
@@ -25,23 +25,12 @@ import {
   WRITTEN,
 } from '../layer/pipe/slots.js'
 import type { CopyParams } from '../ports/layer-worker.js'
-import type { Logger } from '../ports/logger.js'
 import { createLayerPool } from './layer-pool.js'
-import { bundleLayerWorker } from './test-worker.js'
 
 const asRoot = userInfo().uid === 0
 
-let directory = ''
-let entry = new URL('file:///')
-const events: string[] = []
-const record = (event: string): void => void events.push(event)
-const log: Logger = { debug: record, info: record, warn: record, error: record }
-
-beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'isula-build-memory-'))
-  entry = await bundleLayerWorker(directory)
-})
-afterAll(() => rmSync(directory, { recursive: true, force: true }))
+const bench = useLayerWorker()
+const { events, log } = bench
 beforeEach(() => void events.splice(0))
 
 function writeArchive(path: string, files: number): void {
@@ -60,9 +49,9 @@ function writeArchive(path: string, files: number): void {
 test.skipIf(!asRoot)(
   'a job that takes too much memory ends by itself, and leaves no descriptor open',
   async () => {
-    const file = join(directory, 'archive.tar')
+    const file = join(bench.directory, 'archive.tar')
     writeArchive(file, 100_000)
-    const upper = join(directory, 'upper')
+    const upper = join(bench.directory, 'upper')
     mkdirSync(upper)
     const params: CopyParams = {
       ...{ upper, lowers: [], instruction: 'ADD', destination: '/', intoDirectory: true },
@@ -70,8 +59,8 @@ test.skipIf(!asRoot)(
       ...{ chown: undefined, chmod: undefined, link: false, parents: false, excludes: [] },
       fixedTime: undefined,
     }
-    await using workers = createLayerPool({ entry, size: 1, log, heap: 48 })
-    const empty = join(directory, 'empty')
+    await using workers = createLayerPool({ entry: bench.entry, size: 1, log, heap: 48 })
+    const empty = join(bench.directory, 'empty')
     mkdirSync(empty)
     await workers.run('seal', { upper: empty, fixedTime: 1 })
     const open = readdirSync('/proc/self/fd').length
@@ -91,7 +80,7 @@ test.skipIf(!asRoot)(
  * says.
  */
 function helpedWorker(): URL {
-  const path = join(directory, 'helped.cjs')
+  const path = join(bench.directory, 'helped.cjs')
   const code = `const { parentPort } = require('node:worker_threads')
     const on = parentPort.on.bind(parentPort)
     parentPort.on = (event, others) => on(event, (request) => {

@@ -1,35 +1,25 @@
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir, userInfo } from 'node:os'
+import { closeSync, existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
+import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
+import { useLayerWorker } from '../../../../test/support/layer-worker-bench.js'
 import type { ApplyParams, CopyParams, LayerWorkers } from '../ports/layer-worker.js'
-import type { Logger } from '../ports/logger.js'
 import { pipe2 } from '../system/processes.js'
 import { packetPair } from '../system/sockets.js'
 import { createLayerPool } from './layer-pool.js'
-import { bundleLayerWorker } from './test-worker.js'
 
 const asRoot = userInfo().uid === 0
 
-let directory = ''
-let entry = new URL('file:///')
-const events: string[] = []
-const record = (event: string): void => void events.push(event)
-const log: Logger = { debug: record, info: record, warn: record, error: record }
-
-beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), 'isula-build-pool-'))
-  entry = await bundleLayerWorker(directory)
-})
-afterAll(() => rmSync(directory, { recursive: true, force: true }))
+const bench = useLayerWorker()
+const { events, log } = bench
 
 function pool(size = 2): LayerWorkers & AsyncDisposable {
-  return createLayerPool({ entry, size, log })
+  return createLayerPool({ entry: bench.entry, size, log })
 }
 
 function layer(name: string): string {
-  const upper = join(directory, name)
+  const upper = join(bench.directory, name)
   mkdirSync(upper, { recursive: true })
   return upper
 }
@@ -48,7 +38,7 @@ function waiting(name: string): { readonly params: ApplyParams; readonly close: 
         limit: 1 << 20,
         expectedDiffId: undefined,
       },
-      headersFile: join(directory, `${name}.headers`),
+      headersFile: join(bench.directory, `${name}.headers`),
     },
     close: () => {
       closeSync(read)
@@ -80,7 +70,7 @@ describe.skipIf(!asRoot)('the layer pool', () => {
       code: 'ISB_UNSUPPORTED',
       hint: expect.stringMatching(/rename/),
     })
-    const missing = { upper: join(directory, 'missing'), fixedTime: undefined }
+    const missing = { upper: join(bench.directory, 'missing'), fixedTime: undefined }
     await expect(workers.run('seal', missing)).rejects.toMatchObject({ code: 'ENOENT' })
     expect(await workers.run('seal', { upper: layer('good'), fixedTime: undefined })).toMatchObject({
       entries: 0,
@@ -103,7 +93,7 @@ describe.skipIf(!asRoot)('the layer pool', () => {
       await expect(running).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
       expect(await third).toMatchObject({ entries: 0 })
       await expect(
-        workers.run('seal', { upper: directory, fixedTime: 1 }, first.signal),
+        workers.run('seal', { upper: bench.directory, fixedTime: 1 }, first.signal),
       ).rejects.toMatchObject({
         code: 'ISB_CANCELLED',
       })
@@ -141,7 +131,7 @@ describe.skipIf(!asRoot)('the layer pool', () => {
   })
 
   test('a thread that dies fails its job only and is replaced', async () => {
-    const crashing = join(directory, 'crashing.cjs')
+    const crashing = join(bench.directory, 'crashing.cjs')
     writeFileSync(
       crashing,
       `const { parentPort } = require('node:worker_threads')
@@ -167,7 +157,7 @@ describe.skipIf(!asRoot)('the layer pool', () => {
   })
 
   test('a job that needs more memory than a thread may have is refused, and the next one works', async () => {
-    const greedy = join(directory, 'greedy.cjs')
+    const greedy = join(bench.directory, 'greedy.cjs')
     writeFileSync(
       greedy,
       `const { parentPort } = require('node:worker_threads')
@@ -213,7 +203,7 @@ describe.skipIf(!asRoot)('the layer pool', () => {
     const fd = openSync('/dev/null', 'w')
     try {
       const written = workers.run('writeLayer', {
-        ...{ layerDirectory: directory, keepsHeaders: true, fd, expectedDiffId: undefined },
+        ...{ layerDirectory: bench.directory, keepsHeaders: true, fd, expectedDiffId: undefined },
       })
       await expect(written).rejects.toThrowError()
     } finally {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { processorTime } from '../../../../test/support/processor-time.js'
 import { isBuilderError } from '../errors/builder-error.js'
 import { bytesOfText } from '../oci/byte-path.js'
 import { compileIgnore, matchGlob, parseIgnoreFile } from './ignore.js'
@@ -139,11 +140,11 @@ describe('compileIgnore', () => {
 
   test('matches hostile patterns in bounded time', () => {
     const matcher = compileIgnore([`${'*a'.repeat(100)}b`, `**/${'**/a'.repeat(50)}b`])
-    const start = performance.now()
+    const start = processorTime()
     for (let index = 0; index < 20; index++) {
       expect(matcher.match(`${'a/'.repeat(1000)}${'a'.repeat(250)}${index}`, false).excluded).toBe(false)
     }
-    expect(performance.now() - start).toBeLessThan(5000)
+    expect(processorTime() - start).toBeLessThan(5000)
   })
 })
 

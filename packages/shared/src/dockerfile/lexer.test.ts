@@ -1,42 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { type BuilderError, isBuilderError } from '../errors/builder-error.js'
-import type { CopyInstruction, Instruction, RunInstruction } from './instructions.js'
+import { body, errorOf, marked, one } from '../../../../test/support/parsed-dockerfile.js'
+import type { CopyInstruction, RunInstruction } from './instructions.js'
 import { parseDockerfile, parseOnbuild } from './parser.js'
-
-/** The instructions behind `FROM a`. */
-function body(text: string): readonly Instruction[] {
-  return parseDockerfile(`FROM a\n${text}`, 'Dockerfile').stages[0]?.instructions ?? []
-}
-
-function one(text: string): Instruction {
-  const [first, ...more] = body(text)
-  if (first === undefined || more.length > 0) throw new Error(`${body(text).length} instructions`)
-  return first
-}
-
-function errorOf(work: () => unknown): BuilderError {
-  try {
-    work()
-  } catch (error) {
-    if (isBuilderError(error)) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
-
-/** The text that the error of `text` points at. */
-function marked(text: string): string {
-  const { source } = errorOf(() => parseDockerfile(text, 'Dockerfile')).details
-  if (source === undefined) throw new Error('no source')
-  const { start, end } = source
-  if (start.line !== end.line) throw new Error('several lines')
-  return (
-    text
-      .replace(/^\ufeff/, '')
-      .split(/\r*\n/)
-      [start.line - 1]?.slice(start.column, end.column) ?? ''
-  )
-}
 
 describe('lines', () => {
   test('join continuations and drop comments and empty lines inside', () => {

@@ -1,5 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: shell variables, not template strings
 import { describe, expect, test } from 'vitest'
+import { processorTime } from '../../../../test/support/processor-time.js'
 import { isBuilderError } from '../errors/builder-error.js'
 import { expandHeredoc, processWord, processWords } from './words.js'
 
@@ -155,10 +156,10 @@ describe('processWord', () => {
 
   test('matches hostile patterns in linear time', () => {
     const value = new Map([['V', 'a'.repeat(20_000)]])
-    const start = performance.now()
+    const start = processorTime()
     expect(processWord(`\${V##${'*a'.repeat(500)}b}`, value).result).toHaveLength(20_000)
     expect(processWord(`\${V//a*b/}`, value).result).toHaveLength(20_000)
-    expect(performance.now() - start).toBeLessThan(2000)
+    expect(processorTime() - start).toBeLessThan(2000)
   })
 })
 

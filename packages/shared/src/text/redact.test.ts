@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { processorTime } from '../../../../test/support/processor-time.js'
 import { redactUrls } from './redact.js'
 
 test.each([
@@ -18,8 +19,8 @@ test.each([
 })
 
 test('takes time in proportion to the text', () => {
-  const began = performance.now()
+  const began = processorTime()
   redactUrls('://'.repeat(300_000))
   redactUrls(`://${'a@'.repeat(500_000)}`)
-  expect(performance.now() - began).toBeLessThan(2_000)
+  expect(processorTime() - began).toBeLessThan(2_000)
 })

@@ -1,5 +1,6 @@
 import { isBuilderError } from '@isula-build/shared/errors/builder-error.js'
 import { describe, expect, test } from 'vitest'
+import { processorTime } from '../../../../../test/support/processor-time.js'
 import { decodePolicy } from './policy-document.js'
 
 const decode = (value: unknown) =>
@@ -156,7 +157,7 @@ test('any change of a policy is either understood or refused as a configuration'
       docker: { 'quay.io': [{ ...signed, keyData: key, signedIdentity: { type: 'matchExact' } }] },
     },
   })
-  const until = Date.now() + (Number(process.env['ISULA_FUZZ_SECONDS'] ?? 5) * 1000) / 5
+  const until = processorTime() + (Number(process.env['ISULA_FUZZ_SECONDS'] ?? 5) * 1000) / 5
   let state = 1
   const random = (limit: number): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
@@ -179,7 +180,7 @@ test('any change of a policy is either understood or refused as a configuration'
     'null',
     '\ud800',
   ]
-  while (Date.now() < until) {
+  while (processorTime() < until) {
     const at = random(text.length)
     const changed = text.slice(0, at) + (bytes[random(bytes.length)] ?? '') + text.slice(at + random(3))
     try {

@@ -1,12 +1,8 @@
-import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
+import { useLoopback } from '../../../../../test/support/loopback-bench.js'
 import {
-  type Authority,
-  type Bench,
   bodyOf,
   failureOf,
-  makeAuthority,
-  openBench,
   openHttp,
   type Seen,
   serve,
@@ -15,18 +11,7 @@ import {
   trustFor,
 } from '../http/loopback.test-support.js'
 
-let own: Bench
-let authority: Authority
-let bench: Bench
-beforeAll(() => {
-  own = openBench()
-  authority = makeAuthority(join(own.directory, 'ca'))
-})
-afterAll(() => own.end())
-beforeEach(() => {
-  bench = openBench()
-})
-afterEach(() => bench.end())
+const loopback = useLoopback()
 
 const user = { username: 'me', password: 'geheim:1' }
 const basic = `Basic ${Buffer.from('me:geheim:1').toString('base64')}`
@@ -40,7 +25,7 @@ interface TokenServer extends TestServer {
 /** Gives `token-1`, `token-2`, …; `answer` adds to the document. */
 async function serveTokens(answer: (seen: Seen) => object | undefined = () => ({})): Promise<TokenServer> {
   const given: string[] = []
-  const server = await serve(bench, (seen, response) => {
+  const server = await serve(loopback.bench, (seen, response) => {
     const more = answer(seen)
     if (more === undefined) {
       response.writeHead(401).end('{"details":"incorrect username or password"}')
@@ -57,7 +42,7 @@ const serveRegistry = (
   challenge: (seen: Seen) => string,
   accepts: (authorization: string, seen: Seen) => boolean,
 ) =>
-  serve(bench, (seen, response) => {
+  serve(loopback.bench, (seen, response) => {
     if (accepts(seen.headers.authorization ?? '', seen)) response.end('welcome')
     else
       response
@@ -79,7 +64,7 @@ test('Basic credentials are sent when asked for, and from the start after that',
     () => 'Basic realm="r"',
     (given) => given === basic,
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   for (let count = 0; count < 3; count++) await (await send(host, {}, { user })).discard()
   expect(seen.map(({ headers }) => headers.authorization)).toEqual([undefined, basic, basic, basic])
 })
@@ -89,7 +74,7 @@ test('without a login, or with a wrong one, the error says which and what to do'
     () => 'Basic realm="r"',
     () => false,
   )
-  const { send, logged } = openHttp(bench)
+  const { send, logged } = openHttp(loopback.bench)
   expect(await failureOf(send(host))).toMatchObject({
     code: 'ISB_REGISTRY_DENIED',
     message: `registry ${host}: answered 401 unauthorized: UNAUTHORIZED "no" (manifest 1 of ${host}/x)`,
@@ -110,7 +95,7 @@ test('a token is asked for with service, repeated scopes and account, and kept',
     () => `Bearer realm="${tokens.realm}?kept=1",service="the service",scope="repository:x:pull"`,
     (given) => given === `Bearer ${tokens.given.at(-1)}`,
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   const scope = { repository: 'x', actions: 'pull,push', mountFrom: 'other/repo' } as const
   for (let count = 0; count < 3; count++) await (await send(host, { scope }, { user })).discard()
   expect(tokens.seen).toHaveLength(1)
@@ -137,7 +122,7 @@ test('anonymous tokens are asked for without credentials', async () => {
     () => `Bearer realm="${tokens.realm}"`,
     (given) => given === 'Bearer token-1',
   )
-  await (await openHttp(bench).send(host)).discard()
+  await (await openHttp(loopback.bench).send(host)).discard()
   expect(tokens.seen[0]?.headers).not.toHaveProperty('authorization')
   expect(query(tokens.seen[0])).toEqual({ service: null, scope: ['repository:x:pull'], account: null })
 })
@@ -148,7 +133,7 @@ test('a question without a scope asks for a token without one', async () => {
     () => `Bearer realm="${tokens.realm}"`,
     (given) => given !== '',
   )
-  await (await openHttp(bench).send(host, { scope: undefined }, { user })).discard()
+  await (await openHttp(loopback.bench).send(host, { scope: undefined }, { user })).discard()
   expect(query(tokens.seen[0]).scope).toEqual([])
 })
 
@@ -159,7 +144,7 @@ test('an identity token is exchanged by OAuth2, and never becomes Basic', async 
     (given) => given === 'Bearer access',
   )
   await (
-    await openHttp(bench).send(host, {}, { user: { username: '<token>', password: 'identity' } })
+    await openHttp(loopback.bench).send(host, {}, { user: { username: '<token>', password: 'identity' } })
   ).discard()
   const [asked] = tokens.seen
   expect(asked?.method).toBe('POST')
@@ -180,7 +165,7 @@ test('tokens and challenges of one user, or one password, are not used for anoth
     () => `Bearer realm="${tokens.realm}"`,
     (given) => given.startsWith('Bearer'),
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   await (await send(host, {}, { user })).discard()
   await (await send(host, {}, { user, uid: 2 })).discard()
   await (await send(host, {}, { user: { ...user, password: 'other' } })).discard()
@@ -198,7 +183,7 @@ test('an expired token is replaced once in the middle of a transfer, and the bod
     () => `Bearer realm="${tokens.realm}"`,
     (given) => given === valid,
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   await (await send(host, {}, { user })).discard()
   valid = 'Bearer token-2'
   await (await send(host, { method: 'PATCH', repeat: 'once', body: bodyOf('data') }, { user })).discard()
@@ -216,7 +201,7 @@ test('many requests that find the token expired fetch one new one', async () => 
     () => `Bearer realm="${tokens.realm}"`,
     (given) => given === valid,
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   await (await send(host, {}, { user })).discard()
   valid = 'Bearer token-2'
   await Promise.all(Array.from({ length: 20 }, async () => (await send(host, {}, { user })).discard()))
@@ -229,7 +214,7 @@ test('a 401 that does not end is given up after one refresh', async () => {
     () => `Bearer realm="${tokens.realm}"`,
     () => false,
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   expect(await failureOf(send(host, {}, { user }))).toMatchObject({ code: 'ISB_REGISTRY_DENIED' })
   expect([seen.length, tokens.seen.length]).toEqual([2, 1])
   expect(await failureOf(send(host, {}, { user }))).toMatchObject({
@@ -247,7 +232,7 @@ test('a registry that cannot decide how to be asked is given up after five round
       headers.authorization?.startsWith('Bearer') ? 'Basic realm="r"' : `Bearer realm="${tokens.realm}"`,
     () => false,
   )
-  const failure = await failureOf(openHttp(bench).send(host, {}, { user }))
+  const failure = await failureOf(openHttp(loopback.bench).send(host, {}, { user }))
   expect(failure.message).toContain('401')
   expect(seen.length).toBeLessThanOrEqual(6)
   expect(tokens.seen.length).toBeLessThanOrEqual(5)
@@ -262,14 +247,16 @@ test('insufficient scope is met once with what the challenge asks for', async ()
         : `Bearer realm="${tokens.realm}",error="insufficient_scope",scope="repository:x:delete repository:y:pull"`,
     (given) => given === 'Bearer repository:x:pull,delete+repository:y:pull',
   )
-  await (await openHttp(bench).send(host, {}, { user })).discard()
+  await (await openHttp(loopback.bench).send(host, {}, { user })).discard()
   expect([seen.length, tokens.seen.length]).toEqual([3, 2])
   let count = 0
   const greedy = await serveRegistry(
     () => `Bearer realm="${tokens.realm}",scope="repository:more-${count++}:pull"`,
     () => false,
   )
-  expect((await failureOf(openHttp(bench).send(greedy.host, {}, { user }))).code).toBe('ISB_REGISTRY_DENIED')
+  expect((await failureOf(openHttp(loopback.bench).send(greedy.host, {}, { user }))).code).toBe(
+    'ISB_REGISTRY_DENIED',
+  )
   expect(greedy.seen).toHaveLength(3)
 })
 
@@ -279,7 +266,7 @@ test('a token is not used longer than it lives', async () => {
     () => `Bearer realm="${tokens.realm}"`,
     (given) => given !== '',
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   await (await send(host, {}, { user })).discard()
   await (await send(host, {}, { user })).discard()
   expect(tokens.given).toHaveLength(1)
@@ -328,12 +315,12 @@ test('a token server that refuses, fails or answers nonsense is named', async ()
     ],
   ]
   for (const [handler, code, message, count] of cases) {
-    const tokens = await serve(bench, handler)
+    const tokens = await serve(loopback.bench, handler)
     const { host, seen } = await serveRegistry(
       () => `Bearer realm="http://${tokens.host}/token"`,
       () => false,
     )
-    const failure = await failureOf(openHttp(bench).send(host, {}, { user }))
+    const failure = await failureOf(openHttp(loopback.bench).send(host, {}, { user }))
     expect(failure).toMatchObject({ code, message: expect.stringMatching(message) })
     if (code !== 'ISB_LIMIT_EXCEEDED')
       expect(failure.message).toContain(`token server ${tokens.host} for registry ${host}`)
@@ -343,14 +330,14 @@ test('a token server that refuses, fails or answers nonsense is named', async ()
 
 test('one caller who leaves does not take the token of the others along', async () => {
   let answer = () => {}
-  const tokens = await serve(bench, (_seen, response) => {
+  const tokens = await serve(loopback.bench, (_seen, response) => {
     answer = () => response.end('{"token":"t"}')
   })
   const { host } = await serveRegistry(
     () => `Bearer realm="http://${tokens.host}/token"`,
     (given) => given !== '',
   )
-  const { send } = openHttp(bench, { limits: { head: 5000 } })
+  const { send } = openHttp(loopback.bench, { limits: { head: 5000 } })
   const stop = new AbortController()
   const left = failureOf(send(host, {}, { user, signal: stop.signal }))
   while (tokens.seen.length === 0) await new Promise((resolve) => setTimeout(resolve, 5))
@@ -369,7 +356,7 @@ test('what is open to everybody stays open when the token server is in the way',
     () => `Bearer realm="${tokens.realm}"`,
     (_given, { url }) => url === '/open',
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   expect((await failureOf(send(host, { target: '/closed' }))).code).toBe('ISB_REGISTRY_DENIED')
   await (await send(host, { target: '/open' })).discard()
 })
@@ -381,7 +368,7 @@ test('a token server that has moved is found again', async () => {
     () => `Bearer realm="${realm}"`,
     (given) => given !== '',
   )
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   expect((await failureOf(send(host, {}, { user }))).code).toBe('ISB_REGISTRY_UNAVAILABLE')
   realm = tokens.realm
   const found = async () => (await send(host, {}, { user })).discard()
@@ -389,15 +376,15 @@ test('a token server that has moved is found again', async () => {
 })
 
 test('credentials of the registry stay with it: redirects and absolute targets get none', async () => {
-  const thief = await serve(bench, (_seen, response) => response.end('x'))
+  const thief = await serve(loopback.bench, (_seen, response) => response.end('x'))
   let location = `http://${thief.host}/blob`
-  const { host, seen } = await serve(bench, ({ url, headers }, response) => {
+  const { host, seen } = await serve(loopback.bench, ({ url, headers }, response) => {
     if (headers.authorization !== basic)
       response.writeHead(401, { 'www-authenticate': 'Basic realm="r"' }).end()
     else if (url === '/away') response.writeHead(307, { location }).end()
     else response.end('home')
   })
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   const headers = { cookie: 'session=1', authorization: 'Bearer smuggled' }
   await (await send(host, { target: '/away', headers }, { user })).discard()
   for (const method of ['GET', 'HEAD', 'POST', 'PATCH', 'PUT', 'DELETE'] as const) {
@@ -409,7 +396,7 @@ test('credentials of the registry stay with it: redirects and absolute targets g
     expect(got).not.toHaveProperty('cookie')
   }
   // Away and back again is not home.
-  const back = await serve(bench, (_seen, response) =>
+  const back = await serve(loopback.bench, (_seen, response) =>
     response.writeHead(307, { location: `http://${host}/home` }).end(),
   )
   location = `http://${back.host}/`
@@ -427,10 +414,10 @@ test('the challenge of another host is not answered', async () => {
     () => `Bearer realm="${tokens.realm}", Basic realm="x"`,
     () => false,
   )
-  const { host } = await serve(bench, (_seen, response) =>
+  const { host } = await serve(loopback.bench, (_seen, response) =>
     response.writeHead(307, { location: `http://${thief.host}/` }).end(),
   )
-  expect(await failureOf(openHttp(bench).send(host, {}, { user }))).toMatchObject({
+  expect(await failureOf(openHttp(loopback.bench).send(host, {}, { user }))).toMatchObject({
     code: 'ISB_REGISTRY_DENIED',
     message: expect.stringContaining(`${thief.host} for registry ${host}`),
   })
@@ -439,18 +426,18 @@ test('the challenge of another host is not answered', async () => {
 })
 
 test('a public registry cannot send credentials where it likes', async () => {
-  const thief = await serve(bench, (_seen, response) => response.end('{"token":"t"}'))
+  const thief = await serve(loopback.bench, (_seen, response) => response.end('{"token":"t"}'))
   let realm = ''
   const registry = await serve(
-    bench,
+    loopback.bench,
     (_seen, response) =>
       response.writeHead(401, { 'www-authenticate': `Bearer realm="${realm}", Basic realm="x"` }).end(),
-    authority.issue('registry', 'DNS:registry.example'),
+    loopback.authority.issue('registry', 'DNS:registry.example'),
   )
-  const proxy = await serveProxy(bench, () => registry.port)
-  trustFor(bench, 'registry.example', { 'ca.crt': authority.pem })
+  const proxy = await serveProxy(loopback.bench, () => registry.port)
+  trustFor(loopback.bench, 'registry.example', { 'ca.crt': loopback.authority.pem })
   const no_proxy = '10.0.0.1,169.254.169.254'
-  const { send } = openHttp(bench, { environment: { https_proxy: proxy.host, no_proxy } })
+  const { send } = openHttp(loopback.bench, { environment: { https_proxy: proxy.host, no_proxy } })
   let asked = 0
   for (realm of [
     'http://attacker.example/token',
@@ -484,31 +471,31 @@ test('a public registry cannot send credentials where it likes', async () => {
 
 test('a registry behind https is never asked to trust a token server with http, an insecure one only its own host', async () => {
   const tokens = await serveTokens()
-  const tls = authority.issue('registry', 'IP:127.0.0.1')
+  const tls = loopback.authority.issue('registry', 'IP:127.0.0.1')
   const registry = await serve(
-    bench,
+    loopback.bench,
     (_seen, response) =>
       response.writeHead(401, { 'www-authenticate': `Bearer realm="${tokens.realm}"` }).end(),
     tls,
   )
-  trustFor(bench, registry.host, { 'ca.crt': authority.pem })
-  const strict = await failureOf(openHttp(bench).send(registry.host, {}, { user, tlsVerify: true }))
+  trustFor(loopback.bench, registry.host, { 'ca.crt': loopback.authority.pem })
+  const strict = await failureOf(openHttp(loopback.bench).send(registry.host, {}, { user, tlsVerify: true }))
   expect(strict.message).toMatch(/does not use https/)
   const elsewhere = await serveRegistry(
     () => 'Bearer realm="http://attacker.example/token"',
     () => false,
   )
-  const failure = await failureOf(openHttp(bench).send(elsewhere.host, {}, { user, insecure: true }))
+  const failure = await failureOf(openHttp(loopback.bench).send(elsewhere.host, {}, { user, insecure: true }))
   expect(failure.message).toMatch(/"http:\/\/attacker\.example\/token" does not use https/)
   expect(tokens.seen).toEqual([])
 })
 
 test('an insecure registry does not make its token server insecure', async () => {
-  const tls = authority.issue('tokens', 'IP:127.0.0.1')
-  const tokens = await serve(bench, (_seen, response) => response.end('{"token":"t"}'), tls)
+  const tls = loopback.authority.issue('tokens', 'IP:127.0.0.1')
+  const tokens = await serve(loopback.bench, (_seen, response) => response.end('{"token":"t"}'), tls)
   const accepts = (given: string) => given === 'Bearer t'
   const registry = await serveRegistry(() => `Bearer realm="https://${tokens.host}/token"`, accepts)
-  const { send } = openHttp(bench)
+  const { send } = openHttp(loopback.bench)
   const failure = await failureOf(send(registry.host, {}, { user, insecure: true }))
   expect(failure).toMatchObject({
     code: 'ISB_REGISTRY_UNAVAILABLE',
@@ -519,16 +506,16 @@ test('an insecure registry does not make its token server insecure', async () =>
   expect(tokens.seen).toEqual([])
   // The administrator may vouch for it, or the user for this call.
   await (await send(registry.host, {}, { user, tlsVerify: false })).discard()
-  trustFor(bench, tokens.host, { 'ca.crt': authority.pem })
+  trustFor(loopback.bench, tokens.host, { 'ca.crt': loopback.authority.pem })
   await (await send(registry.host, {}, { user, insecure: true })).discard()
   expect(tokens.seen).toHaveLength(2)
 })
 
 test('an insecure registry may be its own token server', async () => {
-  const tls = authority.issue('both', 'DNS:nobody')
+  const tls = loopback.authority.issue('both', 'DNS:nobody')
   let host = ''
   const both = await serve(
-    bench,
+    loopback.bench,
     ({ url, headers }, response) => {
       if (url.startsWith('/token')) response.end('{"token":"t"}')
       else if (headers.authorization === 'Bearer t') response.end('x')
@@ -537,7 +524,7 @@ test('an insecure registry may be its own token server', async () => {
     tls,
   )
   host = both.host
-  await (await openHttp(bench).send(host, {}, { user, insecure: true })).discard()
+  await (await openHttp(loopback.bench).send(host, {}, { user, insecure: true })).discard()
   expect(both.seen[1]?.headers.authorization).toBe(basic)
 })
 
@@ -546,7 +533,7 @@ test('a user is asked once for a whole transfer, with host and repository, and o
     () => 'Basic realm="r"',
     (given, { url }) => url === '/open' || given === basic,
   )
-  const { http } = openHttp(bench)
+  const { http } = openHttp(loopback.bench)
   const asked: (string | undefined)[][] = []
   const access = {
     uid: 1,

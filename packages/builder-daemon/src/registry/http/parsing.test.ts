@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { processorTime } from '../../../../../test/support/processor-time.js'
 import { parseChallenges } from '../auth/challenge.js'
 import { challengedScopes, covers, mergeScopes } from '../auth/scopes.js'
 import { readToken } from '../auth/token-answer.js'
@@ -230,7 +231,7 @@ test(
       state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
       return Math.floor((state / 2 ** 32) * below)
     }
-    const end = performance.now() + seconds * 1000
+    const end = processorTime() + seconds * 1000
     let rounds = 0
     do {
       const seed = state
@@ -257,14 +258,15 @@ test(
         throw new Error(`seed ${seed}: ${JSON.stringify(text)}`, { cause: error })
       }
       rounds++
-    } while (performance.now() < end)
+    } while (processorTime() < end)
     expect(rounds).toBeGreaterThan(100)
   },
-  seconds * 1000 + 30_000,
+  // Of processor time; on the clock it may be many times that.
+  seconds * 30_000 + 30_000,
 )
 
 test('long hostile headers are read in linear time', () => {
-  const before = performance.now()
+  const before = processorTime()
   for (const text of [
     'a="'.repeat(5000),
     '\\'.repeat(16_000),
@@ -280,5 +282,5 @@ test('long hostile headers are read in linear time', () => {
     parseLinks(`<a>;rel="${text}`)
     retryAfter(text, 0)
   }
-  expect(performance.now() - before).toBeLessThan(2000)
+  expect(processorTime() - before).toBeLessThan(2000)
 })

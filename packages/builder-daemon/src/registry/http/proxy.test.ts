@@ -1,31 +1,9 @@
-import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import {
-  type Authority,
-  type Bench,
-  failureOf,
-  makeAuthority,
-  openBench,
-  openHttp,
-  serve,
-  serveProxy,
-  trustFor,
-  until,
-} from './loopback.test-support.js'
+import { expect, test } from 'vitest'
+import { useLoopback } from '../../../../../test/support/loopback-bench.js'
+import { failureOf, openHttp, serve, serveProxy, trustFor, until } from './loopback.test-support.js'
 import { proxyRules } from './proxy.js'
 
-let own: Bench
-let authority: Authority
-let bench: Bench
-beforeAll(() => {
-  own = openBench()
-  authority = makeAuthority(join(own.directory, 'ca'))
-})
-afterAll(() => own.end())
-beforeEach(() => {
-  bench = openBench()
-})
-afterEach(() => bench.end())
+const loopback = useLoopback()
 
 const uses = (environment: Readonly<Record<string, string>>, url: string) =>
   proxyRules(environment)(new URL(url))?.url.href
@@ -84,13 +62,13 @@ test('a proxy that cannot be used is an error without its password', () => {
   }
 })
 
-const issued = () => authority.issue('registry', 'DNS:registry.example')
+const issued = () => loopback.authority.issue('registry', 'DNS:registry.example')
 
 test('https goes through a tunnel, its certificate is checked for the registry', async () => {
-  const { port, seen } = await serve(bench, (_seen, response) => response.end('inside'), issued())
-  const proxy = await serveProxy(bench, () => port)
-  trustFor(bench, 'registry.example', { 'ca.crt': authority.pem })
-  const { send } = openHttp(bench, { environment: { https_proxy: proxy.host } })
+  const { port, seen } = await serve(loopback.bench, (_seen, response) => response.end('inside'), issued())
+  const proxy = await serveProxy(loopback.bench, () => port)
+  trustFor(loopback.bench, 'registry.example', { 'ca.crt': loopback.authority.pem })
+  const { send } = openHttp(loopback.bench, { environment: { https_proxy: proxy.host } })
   for (let count = 0; count < 3; count++) {
     expect((await (await send('registry.example')).bytes(10)).toString()).toBe('inside')
   }
@@ -101,17 +79,19 @@ test('https goes through a tunnel, its certificate is checked for the registry',
 
 test('a proxy gets its own credentials, the registry never sees them', async () => {
   const authorization = `Basic ${Buffer.from('user:p@ss').toString('base64')}`
-  const { port, seen } = await serve(bench, (_seen, response) => response.end('inside'), issued())
-  const proxy = await serveProxy(bench, () => port, { authorization })
-  trustFor(bench, 'registry.example', { 'ca.crt': authority.pem })
-  const { send } = openHttp(bench, { environment: { https_proxy: `http://user:p%40ss@${proxy.host}` } })
+  const { port, seen } = await serve(loopback.bench, (_seen, response) => response.end('inside'), issued())
+  const proxy = await serveProxy(loopback.bench, () => port, { authorization })
+  trustFor(loopback.bench, 'registry.example', { 'ca.crt': loopback.authority.pem })
+  const { send } = openHttp(loopback.bench, {
+    environment: { https_proxy: `http://user:p%40ss@${proxy.host}` },
+  })
   await (await send('registry.example')).discard()
   expect(seen[0]?.headers).not.toHaveProperty('proxy-authorization')
   for (const [url, reason] of [
     [proxy.host, /requires a user name.*407/],
     [`user:wrong@${proxy.host}`, /does not accept the user name.*407/],
   ] as const) {
-    const other = openHttp(bench, { environment: { https_proxy: `http://${url}` } })
+    const other = openHttp(loopback.bench, { environment: { https_proxy: `http://${url}` } })
     const before = proxy.targets.length
     const failure = await failureOf(other.send('registry.example'))
     expect(failure).toMatchObject({
@@ -124,16 +104,16 @@ test('a proxy gets its own credentials, the registry never sees them', async () 
 })
 
 test('plain HTTP of an insecure registry is forwarded with an absolute URL', async () => {
-  const plain = await serve(bench, () => {})
+  const plain = await serve(loopback.bench, () => {})
   const authorization = `Basic ${Buffer.from('u:p').toString('base64')}`
-  const proxy = await serveProxy(bench, () => plain.port, { authorization })
+  const proxy = await serveProxy(loopback.bench, () => plain.port, { authorization })
   const environment = { https_proxy: `http://u:p@${proxy.host}`, http_proxy: `http://u:p@${proxy.host}` }
-  const { send } = openHttp(bench, { environment })
+  const { send } = openHttp(loopback.bench, { environment })
   const answer = await send('registry.example', {}, { insecure: true })
   expect((await answer.bytes(20)).toString()).toBe('by proxy')
   expect(proxy.targets).toEqual(['CONNECT registry.example:443', 'http://registry.example/v2/'])
   expect(proxy.seen[0]?.headers.host).toBe('registry.example')
-  const other = openHttp(bench, {
+  const other = openHttp(loopback.bench, {
     environment: { https_proxy: `http://u:p@${proxy.host}`, http_proxy: proxy.host },
   })
   expect((await failureOf(other.send('registry.example', {}, { insecure: true }))).message).toMatch(
@@ -142,36 +122,39 @@ test('plain HTTP of an insecure registry is forwarded with an absolute URL', asy
 })
 
 test('a proxy reached by https has its certificate checked', async () => {
-  const { port } = await serve(bench, (_seen, response) => response.end('inside'), issued())
-  const inner = await serveProxy(bench, () => port)
+  const { port } = await serve(loopback.bench, (_seen, response) => response.end('inside'), issued())
+  const inner = await serveProxy(loopback.bench, () => port)
   const { createServer } = await import('node:tls')
   const { connect } = await import('node:net')
-  const outer = createServer({ ...authority.issue('proxy', 'IP:127.0.0.1') }, (socket) => {
+  const outer = createServer({ ...loopback.authority.issue('proxy', 'IP:127.0.0.1') }, (socket) => {
     const to = connect(inner.port, '127.0.0.1')
     socket.on('error', () => to.destroy())
     to.on('error', () => socket.destroy())
     socket.pipe(to).pipe(socket)
   })
   await new Promise<void>((resolve) => outer.listen(0, '127.0.0.1', resolve))
-  bench.onEnd(() => outer.close())
+  loopback.bench.onEnd(() => outer.close())
   const host = `127.0.0.1:${(outer.address() as { port: number }).port}`
-  trustFor(bench, 'registry.example', { 'ca.crt': authority.pem })
-  const { send } = openHttp(bench, { environment: { https_proxy: `https://${host}` } })
+  trustFor(loopback.bench, 'registry.example', { 'ca.crt': loopback.authority.pem })
+  const { send } = openHttp(loopback.bench, { environment: { https_proxy: `https://${host}` } })
   expect((await failureOf(send('registry.example'))).message).toMatch(/proxy 127.*unknown authority/)
-  trustFor(bench, host, { 'ca.crt': authority.pem })
+  trustFor(loopback.bench, host, { 'ca.crt': loopback.authority.pem })
   expect((await (await send('registry.example')).bytes(10)).toString()).toBe('inside')
 })
 
 test('a proxy that is not there is named, and one that hangs leaves no socket', async () => {
-  const gone = await serve(bench, () => {})
+  const gone = await serve(loopback.bench, () => {})
   gone.close()
-  const { send } = openHttp(bench, { environment: { https_proxy: gone.host } })
+  const { send } = openHttp(loopback.bench, { environment: { https_proxy: gone.host } })
   expect(await failureOf(send('registry.example', {}, { retries: 0 }))).toMatchObject({
     message: expect.stringMatching(/cannot reach the proxy 127.*refused/),
     hint: expect.stringMatching(/https_proxy/),
   })
-  const hanging = await serve(bench, () => {})
-  const silent = openHttp(bench, { environment: { https_proxy: hanging.host }, limits: { connect: 100 } })
+  const hanging = await serve(loopback.bench, () => {})
+  const silent = openHttp(loopback.bench, {
+    environment: { https_proxy: hanging.host },
+    limits: { connect: 100 },
+  })
   hanging.sockets.clear()
   expect((await failureOf(silent.send('registry.example', {}, { retries: 0 }))).message).toMatch(
     /proxy|no connection within/,
