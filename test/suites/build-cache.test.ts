@@ -64,7 +64,11 @@ const evictedAt = async (uid: number, shape: string): Promise<number | undefined
 /** What a RUN does with a cache mount. */
 async function useMount(uid: number, id: string, bytes: number): Promise<string> {
   const owner = { mode: 0o755, uid: 0, gid: 0 }
-  await using held = await store.cacheMounts.acquire(uid, [{ id, sharing: 'shared', ...owner }], never)
+  await using held = await store.cacheMounts.acquire(
+    uid,
+    [{ id, variant: '', sharing: 'shared', ...owner }],
+    never,
+  )
   const [mount] = held.mounts
   if (mount === undefined) throw new Error('no mount')
   mount.seeded()
@@ -205,7 +209,7 @@ describe.skipIf(getuid?.() !== 0)('what the build cache has on the disk (needs r
     {
       await using held = await store.cacheMounts.acquire(
         5,
-        [{ id: 'busy', sharing: 'shared', ...owner }],
+        [{ id: 'busy', variant: '', sharing: 'shared', ...owner }],
         never,
       )
       expect(held.mounts).toHaveLength(1)

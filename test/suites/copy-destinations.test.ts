@@ -85,6 +85,27 @@ describe.skipIf(!isRoot)('The destination of COPY (needs root)', () => {
       expect(failure('f', '/self/x')).toMatchObject({ code: 'ISB_COPY_FAILED' })
     })
 
+    test('several sources go into what is a directory, or becomes one', () => {
+      layer((directory) => {
+        mkdirSync(join(directory, 'there'))
+        symlinkSync('there', join(directory, 'link'))
+        writeFileSync(join(directory, 'file'), 'old')
+      })
+      file('f')
+      file('g')
+      file('d/h')
+      for (const destination of ['/there', '/link', '/there/']) {
+        expect(list(copy(['f', 'g'], destination).upper)).toEqual(['there/', 'there/f', 'there/g'])
+      }
+      expect(list(copy(['d', 'f'], '/new').upper)).toEqual(['new/', 'new/f', 'new/h'])
+      // As BuildKit: where there is none, each is the file of that name.
+      for (const destination of ['/new', '/file', '/there/new']) {
+        const { upper } = copy(['f', 'g'], destination)
+        expect(readFileSync(join(upper, destination), 'utf8')).toBe('g')
+      }
+      expect(failure(['f', 'd'], '/new')).toMatchObject({ code: 'ISB_COPY_FAILED' })
+    })
+
     test('with --link nothing below is looked at', () => {
       layer((directory) => {
         mkdirSync(join(directory, 'real'))

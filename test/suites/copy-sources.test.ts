@@ -12,6 +12,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { ResolvedCopyInput } from '../../packages/builder-daemon/src/ports/layer-worker.js'
@@ -107,14 +108,21 @@ describe.skipIf(!isRoot)('The sources of COPY (needs root)', () => {
       expect(readdirSync(join(upper, 'x'), { encoding: 'latin1' })).toEqual(['\xff\xfe'])
     })
 
-    test('FIFOs and sockets are left out, devices are made', () => {
+    test('sockets are left out, devices and FIFOs are made', () => {
       file('d/f')
-      execFileSync('mkfifo', [join(bench.context, 'd/fifo')])
+      execFileSync('mkfifo', ['-m', '620', join(bench.context, 'd/fifo')])
+      const server = createServer().listen(join(bench.context, 'd/socket'))
+      expect(statPath(join(bench.context, 'd/socket')).type).toBe('socket')
       execFileSync('mknod', ['-m', '640', join(bench.context, 'd/null'), 'c', '1', '3'])
       const { upper } = copy('d', '/x')
-      expect(list(upper)).toEqual(['x/', 'x/f', 'x/null'])
+      expect(list(upper)).toEqual(['x/', 'x/f', 'x/fifo', 'x/null'])
       expect(statPath(join(upper, 'x/null'))).toMatchObject({ type: 'character', rdevMajor: 1, rdevMinor: 3 })
-      expect(failure('d/fifo', '/x')).toMatchObject({ code: 'ISB_COPY_FAILED' })
+      expect(statPath(join(upper, 'x/fifo')).type).toBe('fifo')
+      expect([modeOf(join(upper, 'x/fifo')), ownerOf(join(upper, 'x/fifo'))]).toEqual(['620', '0:0'])
+      const alone = copy('d/fifo', '/y', { chown: '5:6', chmod: '600' }).upper
+      expect([modeOf(join(alone, 'y')), ownerOf(join(alone, 'y'))]).toEqual(['600', '5:6'])
+      expect(failure('d/socket', '/x')).toMatchObject({ code: 'ISB_COPY_FAILED' })
+      server.close()
     })
 
     test('hard links below one source stay links, those between two become files', () => {

@@ -129,12 +129,17 @@ export function processSuite(get: () => RuntimeFixture): void {
 
     test('umask, limits, host name and working directory are fixed', async () => {
       const { output } = await get().run(
-        'touch /tmp/f; stat -c %a /tmp/f; ulimit -n; ulimit -c; hostname; pwd',
+        'touch /tmp/f; stat -c %a /tmp/f /not /not/there . | tr "\\n" " "; ulimit -n; ulimit -c; hostname; pwd',
         {
           cwd: '/not/there/yet',
         },
       )
-      expect(output.trim().split('\n')).toEqual(['644', '1024', '0', 'isula-build', '/not/there/yet'])
+      expect(output.trim().split('\n')).toEqual([
+        '644 755 755 755 1024',
+        '0',
+        'isula-build',
+        '/not/there/yet',
+      ])
     })
 
     test('uid, gid and supplementary groups are exactly the given ones (CVE-2022-36109)', async () => {

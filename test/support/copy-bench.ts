@@ -97,7 +97,7 @@ export function useCopyBench(place: string = tmpdir()) {
       instruction: 'COPY',
       inputs: copy.inputs ?? sources.map((source) => tree(source, { ...from, ...input })),
       destination: rootedPath(bytesOfText(destination)),
-      intoDirectory: destination.endsWith('/') || sources.length > 1,
+      intoDirectory: destination.endsWith('/'),
       chown: copy.chown,
       chmod: copy.chmod,
       link: copy.link ?? false,

@@ -152,6 +152,16 @@ test('an ignore file that leads out of the context is not followed', async () =>
   }
 })
 
+test('an ignore file that is no file is refused', async () => {
+  mkdirSync(join(root, '.dockerignore'))
+  await using provider = providerOf()
+  await expect(provider.get('', signal)).rejects.toMatchObject({
+    code: 'ISB_CONTEXT_INVALID',
+    message: '.dockerignore in the build context is not a regular file',
+  })
+  expect(closed).toEqual([root])
+})
+
 test.each(['direct', 'helper'] as const)('an ignore file over 1 MiB is refused (%s)', async (kind) => {
   access = kind
   write('.dockerignore', Buffer.alloc(1024 * 1024 + 1, 'x'))

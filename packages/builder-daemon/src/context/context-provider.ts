@@ -167,9 +167,17 @@ function readBelow(root: number, file: string): Buffer | undefined {
   try {
     return readInRoot(root, Buffer.from(file, 'utf8').toString('latin1'), ignoreFileLimit)
   } catch (error) {
-    if ((error as { code?: string }).code === 'EFBIG') throw tooLarge(file)
+    const { code } = error as { code?: string }
+    if (code === 'EFBIG') throw tooLarge(file)
+    if (code === 'ENXIO') throw noFile(file)
     throw error
   }
+}
+
+function noFile(path: string): BuilderError {
+  return new BuilderError('ISB_CONTEXT_INVALID', `${path} in the build context is not a regular file`, {
+    hint: 'Make it a file of patterns, or give it another name.',
+  })
 }
 
 function tooLarge(path: string): BuilderError {

@@ -3,7 +3,7 @@ export interface CacheMounts {
   /**
    * Takes the locks of all mounts of a RUN at once, when all of them can be had: nobody holds one and waits for
    * another. Who waits is served in the order of his coming, as far as he waits for the same directories. The same id
-   * of the same user gives the same directory, except that `private` takes another one while it is in use, which goes
+   * and variant of the same user give the same directory, except that `private` takes another one while it is in use, which goes
    * away afterwards. An abort rejects with ISB_CANCELLED.
    */
   acquire(uid: number, mounts: readonly CacheMountRequest[], signal: AbortSignal): Promise<HeldCacheMounts>
@@ -11,7 +11,9 @@ export interface CacheMounts {
 
 export interface CacheMountRequest {
   readonly id: string
-  /** Among mounts of the same id the strictest counts. */
+  /** What tells caches of one id apart: what they began with, and whose they are. '' = an empty one of root. */
+  readonly variant: string
+  /** Among mounts of the same directory the strictest counts. */
   readonly sharing: 'shared' | 'private' | 'locked'
   readonly mode: number
   readonly uid: number
@@ -20,7 +22,7 @@ export interface CacheMountRequest {
 
 /** Disposing gives all locks back. */
 export interface HeldCacheMounts extends AsyncDisposable {
-  /** In the order of the requests; those of the same id are the same object. */
+  /** In the order of the requests; those of the same directory are the same object. */
   readonly mounts: readonly CacheMount[]
 }
 

@@ -258,12 +258,12 @@ export type ResolvedCopyInput =
       readonly isContext: boolean
     }
   | Extract<CopyInput, { kind: 'inline' }>
-  /** A downloaded URL: a file on disk, with the name it takes and its Last-Modified in seconds. */
+  /** A downloaded URL: a file on disk, with the name it takes and its time in seconds. */
   | {
       readonly kind: 'download'
       readonly file: string
       readonly name: string
-      readonly mtime: number | undefined
+      readonly mtime: number
       readonly unpack: boolean
     }
 

@@ -28,7 +28,11 @@ async function serve(listener: RequestListener): Promise<string> {
 }
 
 const fetch = (url: string, signal = new AbortController().signal, idle = 200) =>
-  createDownloader({ size: 1000, idle }).fetch(url, { directory, checksum: undefined, signal })
+  createDownloader({ size: 1000, idle }).fetch(url, {
+    file: join(directory, 'file'),
+    checksum: undefined,
+    signal,
+  })
 
 const failing = (code: string, message: RegExp) =>
   expect.objectContaining({ code, message: expect.stringMatching(message) })
@@ -36,6 +40,8 @@ const failing = (code: string, message: RegExp) =>
 test.each([
   ['/name', 'name'],
   ['/', '__unnamed__'],
+  ['/page/', 'page'],
+  ['/a/b//', 'b'],
   ['/a%20b', 'a b'],
   ['/a%2f..%2f..%2fx', 'x'],
   ['/..%2f..', '__unnamed__'],
@@ -45,6 +51,17 @@ test.each([
 ])('the file at %s is called %s', async (path, name) => {
   const origin = await serve((_request, response) => response.end('x'))
   expect((await fetch(origin + path)).name).toBe(name)
+})
+
+test('the time is that of Last-Modified, and the epoch without one', async () => {
+  const lastModified = 'Mon, 01 Jan 2024 00:00:00 GMT'
+  const dated = await serve((_request, response) =>
+    response.writeHead(200, { 'last-modified': lastModified }).end(),
+  )
+  expect((await fetch(dated)).mtime).toBe(Date.parse(lastModified) / 1000)
+  rmSync(join(directory, 'file'))
+  const plain = await serve((_request, response) => response.end())
+  expect((await fetch(plain)).mtime).toBe(0)
 })
 
 test('a body beyond the limit is refused, announced or not', async () => {
@@ -99,7 +116,11 @@ test('a cancelled download ends at once', async () => {
 
 test('a checksum that does not fit is refused', async () => {
   const origin = await serve((_request, response) => response.end('x'))
-  const wanted = { directory, checksum: `sha256:${'0'.repeat(64)}`, signal: new AbortController().signal }
+  const wanted = {
+    file: join(directory, 'file'),
+    checksum: `sha256:${'0'.repeat(64)}`,
+    signal: new AbortController().signal,
+  }
   const downloader = createDownloader({ size: 1000, idle: 200 })
   await expect(downloader.fetch(origin, wanted as Parameters<typeof downloader.fetch>[1])).rejects.toEqual(
     failing('ISB_DIGEST_MISMATCH', /digest mismatch/),
@@ -110,7 +131,7 @@ test('the body is stored as it came, whatever encoding the server names', async 
   const origin = await serve((_request, response) =>
     response.writeHead(200, { 'content-encoding': 'gzip' }).end('plain'),
   )
-  const { file } = await fetch(origin)
-  expect(readFileSync(file, 'utf8')).toBe('plain')
-  expect(readdirSync(directory)).toEqual(['download'])
+  await fetch(origin)
+  expect(readFileSync(join(directory, 'file'), 'utf8')).toBe('plain')
+  expect(readdirSync(directory)).toEqual(['file'])
 })

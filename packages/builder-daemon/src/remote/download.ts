@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { request as httpsRequest } from 'node:https'
-import { join } from 'node:path'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
@@ -21,9 +20,8 @@ const maxRedirects = 10
 
 export function createDownloader(limits: DownloadLimits): Downloader {
   return {
-    async fetch(url, { directory, checksum, signal }): Promise<Download> {
+    async fetch(url, { file, checksum, signal }): Promise<Download> {
       const response = await open(new URL(url), limits, signal)
-      const file = join(directory, 'download')
       const hash = createHash('sha256')
       let size = 0
       const meter = new Transform({
@@ -49,7 +47,7 @@ export function createDownloader(limits: DownloadLimits): Downloader {
           { hint: 'The file at this URL is not the one the checksum was made for.' },
         )
       }
-      return { file, name: fileName(new URL(url)), mtime: lastModified(response), digest }
+      return { name: fileName(new URL(url)), mtime: lastModified(response), digest }
     },
   }
 }
@@ -153,11 +151,11 @@ function withoutUser(url: URL): URL {
 }
 
 /**
- * Last part of the decoded path as it was asked for; redirects and headers do not rename the file, and no
+ * Last part of the decoded path as it was asked for, slashes behind it aside; redirects and headers do not rename the file, and no
  * name leads anywhere.
  */
 function fileName(url: URL): string {
-  const last = percentDecoded(url.pathname).split('/').pop() ?? ''
+  const last = percentDecoded(url.pathname).replace(/\/+$/, '').split('/').pop() ?? ''
   return last === '' || last === '.' || last === '..' || last.includes('\0') ? '__unnamed__' : last
 }
 
@@ -170,7 +168,7 @@ function percentDecoded(text: string): string {
   }
 }
 
-function lastModified(response: IncomingMessage): number | undefined {
+function lastModified(response: IncomingMessage): number {
   const time = Date.parse(response.headers['last-modified'] ?? '')
-  return Number.isNaN(time) ? undefined : Math.floor(time / 1000)
+  return Number.isNaN(time) ? 0 : Math.floor(time / 1000)
 }

@@ -24,6 +24,12 @@ export type StartReply =
   | { readonly type: 'started'; readonly id: number; readonly pid: number }
   | { readonly type: 'failed'; readonly id: number; readonly message: string; readonly code: string }
 
+/**
+ * Of what a runtime makes in the root of a container before the command's own counts, such as the working directory. The
+ * launcher's own is stricter.
+ */
+export const containerUmask = 0o022
+
 /** `workerData` of the thread, which is the launcher's own program again. */
 export const startThread = 'start-thread'
 

@@ -6,7 +6,7 @@ import type { ChildStatus } from '../system/containment.js'
 import { spawnProgram } from '../system/spawn.js'
 import { hasErrno } from '../system/system-error.js'
 import { cgroupDirectories, killCgroup } from './cgroups.js'
-import type { Program, StartFiltered } from './filtered-starts.js'
+import { containerUmask, type Program, type StartFiltered } from './filtered-starts.js'
 import { findRuntime } from './find-runtime.js'
 import type { FilterRequest, LaunchResult, OciProcessRequest } from './launcher-protocol.js'
 import { type RunContext, toolEnvironment } from './run-context.js'
@@ -74,7 +74,14 @@ function rest({ architecture, capabilities }: FilterRequest, inherits: StartFilt
   return profile(architecture, capabilities)
 }
 
-const startProgram: StartFiltered = async ({ path, args, env, stdio }) => spawnProgram(path, args, env, stdio)
+const startProgram: StartFiltered = async ({ path, args, env, stdio }) => {
+  const own = process.umask(containerUmask)
+  try {
+    return spawnProgram(path, args, env, stdio)
+  } finally {
+    process.umask(own)
+  }
+}
 
 /** From its copy, or from where it is, when the copy is no longer what it was. */
 async function startRuntime(start: StartFiltered, context: RunContext, runtimePath: string): Promise<number> {

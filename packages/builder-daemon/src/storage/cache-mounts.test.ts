@@ -27,10 +27,10 @@ afterEach(() => rmSync(dataRoot, { recursive: true, force: true }))
 async function acquire(
   id: string,
   sharing: CacheMountRequest['sharing'],
-  more: { uid?: number; signal?: AbortSignal; mode?: number; from?: CacheMounts } = {},
+  more: { uid?: number; signal?: AbortSignal; mode?: number; from?: CacheMounts; variant?: string } = {},
 ): Promise<Mounted> {
-  const { uid = 7, signal = never, mode = 0o755, from = mounts } = more
-  const held = await from.acquire(uid, [{ id, sharing, mode, ...owner }], signal)
+  const { uid = 7, signal = never, mode = 0o755, from = mounts, variant = '' } = more
+  const held = await from.acquire(uid, [{ id, variant, sharing, mode, ...owner }], signal)
   const [mount] = held.mounts
   if (mount === undefined) throw new Error('a request without a mount')
   const release = async (): Promise<void> => {
@@ -42,7 +42,7 @@ async function acquire(
 const requests = (...texts: readonly string[]): readonly CacheMountRequest[] =>
   texts.map((text) => {
     const [id = '', sharing = 'shared'] = text.split(' ')
-    return { id, sharing: sharing as CacheMountRequest['sharing'], mode: 0o755, ...owner }
+    return { id, variant: '', sharing: sharing as CacheMountRequest['sharing'], mode: 0o755, ...owner }
   })
 
 /** Whether it settles while everything that can happen by itself happens. */
@@ -73,6 +73,18 @@ test('a new directory has mode and owner, below parents that are closed', async 
   const { mode, uid, gid } = statSync(mount.path)
   expect([mode & 0o7777, uid, gid, mount.fresh]).toEqual([0o1777, owner.uid, owner.gid, true])
   expect(statSync(dirname(mount.path)).mode & 0o7777).toBe(0o700)
+})
+
+test('variants of an id are apart, and each is found again', async () => {
+  const paths: string[] = []
+  for (const variant of ['', 'a', 'b', 'a']) {
+    const mount = await acquire('id', 'shared', { variant })
+    mount.seeded()
+    paths.push(mount.path)
+    await mount.release()
+  }
+  expect(new Set(paths).size).toBe(3)
+  expect(paths[3]).toBe(paths[1])
 })
 
 test('users and ids are apart, and no id names a path', async () => {

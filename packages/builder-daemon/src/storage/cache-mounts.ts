@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash, createHmac, randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { chmod, chown, mkdir, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
@@ -32,7 +32,8 @@ interface Wanted {
 const strictness = ['shared', 'private', 'locked'] as const
 
 /**
- * `<dataroot>/cache-mounts/<uid>/<sha256 of the id>/`: the id is hashed, so that no id names a path. Beside a
+ * `<dataroot>/cache-mounts/<uid>/<sha256 of the id>/`: the id is hashed, so that no id names a path; a variant is the
+ * key of the hash. Beside a
  * directory that was not seeded lies `<name>.unseeded`; it is made anew. `<name>-<random>` are those that RUNs have for
  * themselves. Locks are in memory: they end with the daemon. `used` hears of directories that a RUN gives back.
  */
@@ -46,7 +47,7 @@ export async function openCacheMounts(
   await discardExtras(root, discard)
 
   function wanted(uid: number, request: CacheMountRequest): Wanted {
-    const path = join(root, String(uid), createHash('sha256').update(request.id).digest('hex'))
+    const path = join(root, String(uid), nameOf(request))
     const isExtra = request.sharing === 'private' && !locks.isFree(path)
     return { request, path: isExtra ? `${path}-${randomBytes(8).toString('hex')}` : path, isExtra }
   }
@@ -62,9 +63,7 @@ export async function openCacheMounts(
 
   return {
     async acquire(uid, requests, signal) {
-      const byId = new Map<string, Wanted>()
-      for (const request of strictest(requests)) byId.set(request.id, wanted(uid, request))
-      const all = [...byId.values()]
+      const all = strictest(requests).map((request) => wanted(uid, request))
       const held = await locks.acquire(
         all.map(({ path, request }) => ({
           name: path,
@@ -95,10 +94,10 @@ export async function openCacheMounts(
             rmSync(unseeded(path), { force: true })
             if (request.sharing === 'shared') held.share(path)
           }
-          mounts.set(request.id, { path, fresh, seeded })
+          mounts.set(nameOf(request), { path, fresh, seeded })
         }
         return {
-          mounts: requests.flatMap(({ id }) => mounts.get(id) ?? []),
+          mounts: requests.flatMap((request) => mounts.get(nameOf(request)) ?? []),
           [Symbol.asyncDispose]: release,
         }
       } catch (error) {
@@ -151,17 +150,23 @@ function namesBelow(directory: string): readonly string[] {
   return existsSync(directory) ? readdirSync(directory) : []
 }
 
-/** One request for each id. */
+function nameOf({ id, variant }: CacheMountRequest): string {
+  const hash = variant === '' ? createHash('sha256') : createHmac('sha256', variant)
+  return hash.update(id).digest('hex')
+}
+
+/** One request for each directory. */
 function strictest(requests: readonly CacheMountRequest[]): readonly CacheMountRequest[] {
-  const byId = new Map<string, CacheMountRequest>()
+  const byName = new Map<string, CacheMountRequest>()
   for (const request of requests) {
-    const other = byId.get(request.id)
-    if (other === undefined) byId.set(request.id, request)
+    const name = nameOf(request)
+    const other = byName.get(name)
+    if (other === undefined) byName.set(name, request)
     else if (strictness.indexOf(request.sharing) > strictness.indexOf(other.sharing)) {
-      byId.set(request.id, { ...other, sharing: request.sharing })
+      byName.set(name, { ...other, sharing: request.sharing })
     }
   }
-  return [...byId.values()]
+  return [...byName.values()]
 }
 
 const unseeded = (path: string): string => `${path}.unseeded`

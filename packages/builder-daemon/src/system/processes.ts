@@ -39,6 +39,7 @@ const call = {
   mount: libc('int mount(const void *, const void *, const void *, ulong, const void *)'),
   umount2: libc('int umount2(const void *, int)'),
   unshare: libc('int unshare(int)'),
+  umask: libc('uint umask(uint)'),
   setns: libc('int setns(int, int)'),
   setresuid: libc('int setresuid(uint, uint, uint)'),
   setresgid: libc('int setresgid(uint, uint, uint)'),
@@ -84,9 +85,14 @@ export async function detachLater(path: string): Promise<boolean> {
   return (await unmountLater(path, MNT_DETACH)) === 0
 }
 
-/** Per thread for CLONE_NEWNS with CLONE_FS. */
+/** Per thread for CLONE_FS, and for CLONE_NEWNS with it. */
 export function unshare(flags: number): void {
   checked(call.unshare(flags), 'unshare')
+}
+
+/** Of this thread alone after unshare(CLONE_FS); Node.js sets it for no thread but the main one. */
+export function setUmask(mask: number): void {
+  call.umask(mask)
 }
 
 export function setns(fd: number, kind: number): void {

@@ -55,7 +55,7 @@ test.skipIf(!asRoot)(
     mkdirSync(upper)
     const params: CopyParams = {
       ...{ upper, lowers: [], instruction: 'ADD', destination: '/', intoDirectory: true },
-      inputs: [{ kind: 'download', file, name: 'archive.tar', mtime: undefined, unpack: true }],
+      inputs: [{ kind: 'download', file, name: 'archive.tar', mtime: 0, unpack: true }],
       ...{ chown: undefined, chmod: undefined, link: false, parents: false, excludes: [] },
       fixedTime: undefined,
     }

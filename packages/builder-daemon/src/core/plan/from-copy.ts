@@ -45,7 +45,6 @@ export function planCopy(context: StageContext, instruction: CopyInstruction, si
     ...inlineInputs(context, instruction, site),
   ]
   const intoDirectory = namesDirectory(destination)
-  if (inputs.length > 1 && !intoDirectory) throw needsDirectory(name, destination, site, instruction)
   const rooted = rootedPath(bytesOfText(posix.resolve('/', workingDirectory(state), destination)))
   const vertex: CopyVertex = {
     kind: 'copy',
@@ -107,19 +106,6 @@ function tooManySources({ kind, sources }: CopyInstruction, site: Site): Builder
 /** Ends as a directory does, or is one by nature: `.`, `..` and the root. */
 function namesDirectory(path: string): boolean {
   return path === '' || /(?:^|\/)\.{0,2}$/.test(path)
-}
-
-function needsDirectory(
-  name: string,
-  destination: string,
-  site: Site,
-  instruction: CopyInstruction,
-): BuilderError {
-  return new BuilderError(
-    'ISB_DOCKERFILE_SYNTAX',
-    `${name} with several sources needs a directory as destination, and ${JSON.stringify(destination)} does not end with /`,
-    { source: site.at(instruction.destination), hint: `Write \`${destination}/\`.` },
-  )
 }
 
 function flagValue(

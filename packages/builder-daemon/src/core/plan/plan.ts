@@ -122,7 +122,7 @@ export interface CopyVertex extends VertexBase {
   readonly inputs: readonly CopyInput[]
   /** Rooted, cleaned. */
   readonly destination: BytePath
-  /** The destination was written with a trailing slash (or is `.`/the root), or there are several sources. */
+  /** The destination was written with a trailing slash, or is `.` or the root. */
   readonly intoDirectory: boolean
   /** `user[:group]`, names or numbers, expanded; resolved in the parent's /etc/passwd and /etc/group. */
   readonly chown: string | undefined

@@ -1,3 +1,4 @@
+import * as posix from 'node:path/posix'
 import { redactUrls } from '@isula-build/shared/text/redact.js'
 import type { LayerId } from '../../ports/layer-store.js'
 import type { CopyParams, CopyResult, ResolvedCopyInput, SeenSources } from '../../ports/layer-worker.js'
@@ -228,13 +229,15 @@ async function resolveInputs(
   place: Place,
 ): Promise<readonly ResolvedCopyInput[]> {
   const inputs: ResolvedCopyInput[] = []
-  for (const input of vertex.inputs) inputs.push(await resolveInput(environment, input, results, place))
+  for (const [index, input] of vertex.inputs.entries()) {
+    inputs.push(await resolveInput(environment, { input, index }, results, place))
+  }
   return inputs
 }
 
 async function resolveInput(
   environment: BuildEnvironment,
-  input: CopyVertex['inputs'][number],
+  { input, index }: { readonly input: CopyVertex['inputs'][number]; readonly index: number },
   results: ReadonlyMap<VertexId, Snapshot>,
   place: Place,
 ): Promise<ResolvedCopyInput> {
@@ -244,12 +247,12 @@ async function resolveInput(
     case 'inline':
       return input
     case 'url': {
-      const download = await ports.downloads.fetch(input.url, {
-        directory: place.scratch.root,
+      const file = posix.join(place.scratch.root, `download-${index}`)
+      const { name, mtime } = await ports.downloads.fetch(input.url, {
+        file,
         checksum: input.checksum,
         signal,
       })
-      const { file, name, mtime } = download
       return { kind: 'download', file, name, mtime, unpack: input.unpack }
     }
     case 'context': {

@@ -14,6 +14,8 @@ const signal = new AbortController().signal
 const id = (name: string): VertexId => name as VertexId
 /** What the ports were asked, in order. */
 let asked: string[] = []
+/** Those of the caches that were asked for. */
+let variants: string[] = []
 let fresh = true
 let failing: string | undefined
 
@@ -24,6 +26,7 @@ const ask = (line: string): void => {
 
 const cacheMounts: CacheMounts = {
   async acquire(uid, requests) {
+    variants.push(...requests.map(({ variant }) => variant))
     if (requests.length > 0)
       ask(`acquire ${uid} ${requests.map(({ id: name, sharing }) => `${name} ${sharing}`).join(', ')}`)
     const byId = new Map(
@@ -127,6 +130,7 @@ async function prepare(...mounts: readonly RunMount[]) {
 
 beforeEach(() => {
   asked = []
+  variants = []
   fresh = true
   failing = undefined
   staged = 0
@@ -199,6 +203,27 @@ test('a directory of a context that is bound twice is copied once', async () => 
   )
   expect(asked.filter((what) => what.startsWith('copy'))).toEqual(['copy src', 'copy other'])
   expect([...prepared.contextLayers.values()]).toHaveLength(3)
+})
+
+test('a cache of another owner, mode or beginning is another cache', async () => {
+  const from = { kind: 'vertex', vertex: id('base') } as const
+  const nothing = { kind: 'vertex', vertex: null } as const
+  const caches = [
+    {},
+    { mode: 0o700 },
+    { uid: 5 },
+    { gid: 5 },
+    { from },
+    { from: nothing },
+    { from, source: '/seed' as never },
+    { from, uid: 5 },
+  ]
+  await prepare(...caches.map((more) => cacheOf('a', more)))
+  expect(variants[0]).toBe('')
+  expect(new Set(variants).size).toBe(caches.length)
+  const [, ...others] = variants.splice(0)
+  await prepare(...caches.slice(1).map((more) => cacheOf('b', { sharing: 'locked', ...more })))
+  expect(variants).toEqual(others)
 })
 
 test('a bind of a stage shows its layers with a throw-away upper', async () => {

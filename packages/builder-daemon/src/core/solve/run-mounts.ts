@@ -115,7 +115,10 @@ export async function prepareMounts(
   const cacheMounts = vertex.mounts.filter((mount): mount is CacheRunMount => mount.type === 'cache')
   const caches = await environment.ports.cacheMounts.acquire(
     environment.uid,
-    cacheMounts.map(({ cacheId: id, sharing, mode, uid, gid }) => ({ id, sharing, mode, uid, gid })),
+    cacheMounts.map((mount) => {
+      const { cacheId: id, sharing, mode, uid, gid } = mount
+      return { id, variant: cacheVariant(of, mount), sharing, mode, uid, gid }
+    }),
     signal,
   )
   const dispose = async (): Promise<void> => {
@@ -171,6 +174,15 @@ export async function prepareMounts(
     await dispose()
     throw error
   }
+}
+
+/** As BuildKit: a cache of another owner or mode, or of another beginning, is another cache. */
+function cacheVariant({ results }: MountsOf, { from, source, mode, uid, gid }: CacheRunMount): string {
+  const isPlain = from === undefined && mode === 0o755 && uid === 0 && gid === 0
+  if (isPlain) return ''
+  if (from === undefined) return JSON.stringify([mode, uid, gid])
+  const origin = from.kind === 'context' ? from.context : parentSnapshot(from.vertex, results).layers
+  return JSON.stringify([mode, uid, gid, origin, source])
 }
 
 async function seedCaches(

@@ -144,7 +144,7 @@ function execute(execution: Execution): CopyResult & Pick<WrittenUpper, 'hardLin
       const content = { kind: 'bytes', bytes } as const
       placement.placeFile(name, { metadata: metadata(0o644, now), content, part, record })
     } else if (!(input.unpack && tryUnpack(openLocalFile(input.file), name, { part, record }))) {
-      const mtimeNs = input.mtime === undefined ? now : BigInt(Math.trunc(input.mtime)) * second
+      const mtimeNs = BigInt(Math.trunc(input.mtime)) * second
       const fd = files.open(input.file)
       const content = { kind: 'slice', fd, offset: 0, size: fstatSync(fd).size } as const
       // As BuildKit: a download is its owner's alone unless --chmod says otherwise.

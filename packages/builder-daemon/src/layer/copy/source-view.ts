@@ -94,9 +94,9 @@ export function createSourceView(
   return { reader, stat, list, resolve, expand, missing }
 }
 
-/** FIFOs and sockets are ways to talk to a process: nothing that could be copied. */
+/** A socket without the process that listens is nothing that could be copied. */
 export function isCopied(entry: SourceEntry): boolean {
-  return entry.type !== 'fifo' && entry.type !== 'socket'
+  return entry.type !== 'socket'
 }
 
 /** As Go's filepath.Match understands a component; a backslash quotes what follows. */
