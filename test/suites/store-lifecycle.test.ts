@@ -378,6 +378,20 @@ describe.skipIf(getuid?.() !== 0)('the store (needs root)', () => {
       expect(await readdir(at('db'))).not.toContain('clean')
     })
 
+    test('it is known as sound after a daemon that only read it', async () => {
+      const first = await open()
+      await putImage(first, ['a'], ['x:1'])
+      await first.close()
+      const second = await open()
+      expect(await second.images.list()).toHaveLength(1)
+      await second.upkeep()
+      await second.close()
+      expect(await readdir(at('db'))).toContain('clean')
+      const third = await open()
+      expect(await third.images.list()).toHaveLength(1)
+      await third.close()
+    })
+
     test('a look that a stop ended says nothing about it', async () => {
       const first = await open()
       const image = await putImage(first, ['a'], ['x:1'])

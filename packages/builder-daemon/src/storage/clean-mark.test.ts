@@ -35,6 +35,12 @@ test('a database that was marked and left alone is clean, once', () => {
   expect(readdirSync(layout.databaseDirectory)).toEqual(['store.sqlite'])
 })
 
+test('a log in which nothing is makes no difference', () => {
+  writeFileSync(`${layout.database}-wal`, '')
+  leaveCleanMark(layout)
+  expect(takeCleanMark(layout)).toBe(true)
+})
+
 test('one without a mark is not', () => {
   expect(takeCleanMark(layout)).toBe(false)
 })
@@ -58,7 +64,8 @@ test.each<[string, () => void | Promise<void>]>([
     },
   ],
   ['gone', () => rmSync(layout.database)],
-  ['beside a log', () => writeFileSync(`${layout.database}-wal`, '')],
+  ['beside a log', () => writeFileSync(`${layout.database}-wal`, 'x')],
+  ['beside what should be a log', () => mkdirSync(`${layout.database}-wal`)],
   ['marked by something unreadable', () => writeFileSync(join(layout.databaseDirectory, 'clean'), '1 2 3')],
   [
     'marked by a directory',

@@ -12,9 +12,13 @@ function markPath(layout: Layout): string {
   return join(layout.databaseDirectory, 'clean')
 }
 
-/** undefined for what is no regular file, or has a log beside it. */
+/**
+ * undefined for what is no regular file, or has a log beside it that may hold something. An empty one stays where the last
+ * daemon wrote nothing: only a connection that could write removes it.
+ */
 function identity(path: string): string | undefined {
-  if (lstatSync(`${path}-wal`, { throwIfNoEntry: false }) !== undefined) return undefined
+  const log = lstatSync(`${path}-wal`, { throwIfNoEntry: false })
+  if (log !== undefined && (!log.isFile() || log.size > 0)) return undefined
   const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false })
   if (stat?.isFile() !== true) return undefined
   const { dev, ino, size, mtimeNs, ctimeNs } = stat

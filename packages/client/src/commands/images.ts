@@ -6,7 +6,7 @@ import type { Invocation } from '../cli/command.js'
 import { decodeImages } from '../output/image-list.js'
 import { emptyImageTable, formatTable } from '../output/table.js'
 import { withConnection } from '../session.js'
-import { printLine } from '../terminal.js'
+import { printLine, printText } from '../terminal.js'
 
 const listing = {
   ...builderService.Images,
@@ -29,22 +29,31 @@ export async function runImages({ flags, args }: Invocation): Promise<number> {
     return 0
   }
   const rows: string[][] = []
+  let shown = { createdAt: Number.NaN, time: '', size: Number.NaN, sizeText: '' }
   for (const { id, names, createdAt, size } of images) {
-    const rest = [id.slice(0, 12), timeText(createdAt), formatSize(size, 1000)]
-    if (names.length === 0) rows.push(['<none>', '<none>', ...rest])
+    // Images come by time, and many of one moment often.
+    if (createdAt !== shown.createdAt) shown = { ...shown, createdAt, time: timeText(createdAt) }
+    if (size !== shown.size) shown = { ...shown, size, sizeText: formatSize(size, 1000) }
+    const { time, sizeText } = shown
+    const shortId = id.slice(0, 12)
+    if (names.length === 0) rows.push(['<none>', '<none>', shortId, time, sizeText])
     for (const name of names) {
       const { repository, tag } = splitLocalName(name)
-      rows.push([repository, tag, ...rest])
+      rows.push([repository, tag, shortId, time, sizeText])
     }
   }
-  printLine(formatTable(['REPOSITORY', 'TAG', 'IMAGE ID', 'CREATED', 'SIZE'], rows))
+  for (const piece of formatTable(['REPOSITORY', 'TAG', 'IMAGE ID', 'CREATED', 'SIZE'], rows))
+    printText(piece)
   return 0
 }
 
 /** `YYYY-MM-DD HH:MM:SS` in local time. */
 function timeText(milliseconds: number): string {
   const time = new Date(milliseconds)
-  const two = (value: number): string => String(value).padStart(2, '0')
-  const date = [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join('-')
-  return `${date} ${[time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')}`
+  const date = `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`
+  return `${date} ${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}`
+}
+
+function two(value: number): string {
+  return value < 10 ? `0${value}` : `${value}`
 }

@@ -6,6 +6,7 @@ import { type FileStat, fstat, lstatIfExists, readDirectory } from '../../system
 import { lastOf, openCanonical, parentOf } from '../../system/rooted.js'
 import { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, openat, readlinkat } from '../../system/syscalls.js'
 import { hasErrno } from '../../system/system-error.js'
+import { hasWaited, readAhead } from '../read-ahead.js'
 import {
   keepsXattr,
   type ReaderOptions,
@@ -19,6 +20,8 @@ import { scanSource } from './source-scan.js'
 export function createDirectReader(rootFd: number, options: ReaderOptions = {}): SourceReader {
   let cachedPath: string | undefined
   let cachedFd = -1
+  /** What is opened next, in this order. */
+  let next: readonly string[] = []
 
   function directory(path: string): number {
     if (path !== cachedPath) {
@@ -64,15 +67,38 @@ export function createDirectReader(rootFd: number, options: ReaderOptions = {}):
   function open(path: string): SourceFile {
     try {
       const fd = openat(directory(parentOf(path)), lastOf(path), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-      return openedFile(fd, path)
+      const file = openedFile(fd, path)
+      return next.length === 0 ? file : { ...file, read: (buffer) => readFirst(file, path, buffer) }
     } catch (error) {
       throw hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO') ? changed(path) : error
     }
   }
 
+  /** One of those that are opened next. Had it to wait for the disk, the kernel begins to read the others. */
+  function readFirst(file: SourceFile, path: string, buffer: Uint8Array): number {
+    let count = 0
+    const read = (): void => {
+      count = file.read(buffer)
+    }
+    if (!hasWaited(read, buffer.length)) return count
+    const place = next.indexOf(path)
+    const others = place === -1 ? [] : next.slice(place + 1)
+    if (place !== -1) next = []
+    for (const other of others) {
+      try {
+        readAhead(directory(parentOf(other)), lastOf(other))
+      } catch {
+        // Its directory is gone, as whoever opens it will find.
+      }
+    }
+    return count
+  }
+
   return {
     ...{ stat, list, open, close },
-    prefetch: () => undefined,
+    prefetch: (paths) => {
+      next = paths
+    },
     scan: (request, check, recorder) =>
       scanSource(
         { fd: rootFd, reader: createDirectReader(rootFd, { bare: true, check }), recorder },

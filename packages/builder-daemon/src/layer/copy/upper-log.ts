@@ -5,7 +5,7 @@ import { type Stamp, type UpperState, upperState } from './upper-operations.js'
 /** The operations of `UpperState`, put down to be carried out later, by whichever thread has time. */
 export type UpperLog = Omit<
   UpperState,
-  'putFile' | 'addToFile' | 'bringFile' | 'directory' | 'file' | 'closeAll'
+  'putFile' | 'addToFile' | 'bringFile' | 'expectFile' | 'directory' | 'file' | 'closeAll'
 > & {
   /** The content lies in the slot that is being filled. */
   putFile(name: string, stamp: Stamp, content: PlaceInSlot): void
@@ -104,18 +104,43 @@ export function createUpperLog(pipeline: Pipeline): UpperLog {
 export function performUpper(slots: Slots, slot: Slot): void {
   const state = upperState(slots)
   const end = slots.words[slot.head + OPERATIONS] ?? 0
+  /** As far as the operations were looked through for files to come. */
+  let expected = 0
   for (let at = 0; at < end; ) {
-    performOne(state, slot, at)
+    const waited = performOne(state, slot, at)
     at += slot.operations[at / 4 + LENGTH] ?? end
+    if (waited && at >= expected) expected = expectFiles(state, slot, { at, end })
   }
 }
 
-function performOne(state: UpperState, { operations, operationBytes, data }: Slot, at: number): void {
+/** Tells which files come next in the directory; gives where another begins, or the operations end. */
+function expectFiles(
+  state: UpperState,
+  slot: Slot,
+  { at: from, end }: { readonly at: number; readonly end: number },
+): number {
+  const { operations } = slot
+  for (let at = from; at < end; ) {
+    const code = operations[at / 4 + CODE]
+    if (code === ENTER || code === LEAVE) return at
+    if (code === BRING_FILE) state.expectFile(nameOf(slot, at))
+    at += operations[at / 4 + LENGTH] ?? end
+  }
+  return end
+}
+
+function nameOf({ operations, operationBytes }: Slot, at: number): string {
+  const text = at + fixedWords * 4
+  return operationBytes.toString('latin1', text, text + (operations[at / 4 + NAME] ?? 0))
+}
+
+/** True when it had to wait for a file of the earlier layer. */
+function performOne(state: UpperState, slot: Slot, at: number): boolean {
+  const { operations, operationBytes, data } = slot
   const word = (index: number): number => operations[at / 4 + index] ?? 0
   const bigWord = (): number => word(SECOND) * high + (word(FIRST) >>> 0)
-  const text = at + fixedWords * 4
-  const nameEnd = text + word(NAME)
-  const name = operationBytes.toString('latin1', text, nameEnd)
+  const nameEnd = at + fixedWords * 4 + word(NAME)
+  const name = nameOf(slot, at)
   const stamp: Stamp = {
     mode: word(MODE),
     uid: word(UID) >>> 0,
@@ -150,12 +175,12 @@ function performOne(state: UpperState, { operations, operationBytes, data }: Slo
       state.putLink(name, { size: bigWord(), ...stamp })
       break
     case BRING_FILE:
-      state.bringFile(name, stamp, content())
-      break
+      return state.bringFile(name, stamp, content())
     case PUT_NODE:
       state.putNode(name, word(FIRST), { major: word(SECOND), minor: word(THIRD) }, stamp)
       break
     default:
       throw new Error(`no operation ${word(CODE)}`)
   }
+  return false
 }

@@ -28,6 +28,7 @@ import { hasErrno } from '../../system/system-error.js'
 import { umask } from '../metadata.js'
 import { OPAQUE_ATTRIBUTE, OPAQUE_VALUE } from '../overlay-form.js'
 import { OWN_WORDS, type Slots } from '../pipe/slots.js'
+import { hasWaited, readAhead } from '../read-ahead.js'
 import { createPieceWriter } from './piece-writer.js'
 import { UnlikeReuseError } from './reuse-errors.js'
 
@@ -51,8 +52,10 @@ export interface UpperState {
    * UnlikeReuseError when it has another stamp or size.
    */
   putLink(name: string, stamp: FileStamp): void
-  /** The same, and reads it all into `content`. */
-  bringFile(name: string, stamp: Stamp, content: Buffer): void
+  /** The same, and reads it all into `content`; true when that had to wait for the disk. */
+  bringFile(name: string, stamp: Stamp, content: Buffer): boolean
+  /** `bringFile` comes for this name soon. */
+  expectFile(name: string): void
   putSymlink(name: string, target: string, stamp: Stamp): void
   /** `format` is a type of mknod(2). */
   putNode(name: string, format: number, device: { major: number; minor: number }, stamp: Stamp): void
@@ -135,6 +138,15 @@ function openKeptDirectory(dirfd: number, name: string): number {
   } catch (error) {
     if (hasErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return NONE
     throw error
+  }
+}
+
+/** Fails with UnlikeReuseError when there is less. */
+function readWhole(fd: number, name: string, content: Buffer): void {
+  for (let at = 0; at < content.length; ) {
+    const count = readSync(fd, content, at, content.length - at, null)
+    if (count === 0) throw new UnlikeReuseError(name)
+    at += count
   }
 }
 
@@ -253,17 +265,18 @@ export function upperState({ words }: Slots): UpperState {
     },
     bringFile(name, stamp, content) {
       const fd = openKept(kept(), name, { size: content.length, ...stamp })
+      let waited = false
       try {
-        for (let at = 0; at < content.length; ) {
-          const count = readSync(fd, content, at, content.length - at, null)
-          if (count === 0) throw new UnlikeReuseError(name)
-          at += count
-        }
-        if (tryLinkOpen(fd, directory(), name)) return
+        waited = hasWaited(() => readWhole(fd, name, content), content.length)
+        if (tryLinkOpen(fd, directory(), name)) return waited
       } finally {
         closeSync(fd)
       }
       putFile(name, stamp, content)
+      return waited
+    },
+    expectFile(name) {
+      if (kept() !== NONE) readAhead(kept(), name)
     },
     putSymlink(name, target, stamp) {
       const parent = directory()
