@@ -24,8 +24,8 @@ const pure = [
 
 export default defineConfig({
   test: {
-    // Most tests wait for processes of their own; more than this many at once would only slow each other down.
-    maxWorkers: 2,
+    // A test waits for a fifth of its time; with one more than there are processors none of them waits as well.
+    maxWorkers: 3,
     projects: [
       {
         resolve: { alias },
@@ -33,7 +33,8 @@ export default defineConfig({
           name: 'unit',
           include: ['packages/**/*.test.ts', 'test/*.test.ts', 'test/suites/**/*.test.ts'],
           exclude: ['**/node_modules/**', ...fuzzed, ...pure],
-          testTimeout: 30_000,
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
         },
       },
       {
