@@ -57,6 +57,19 @@ async function seed(id: string): Promise<string> {
   return mount.path
 }
 
+test('what was used is told once it is free again, and nothing is told of none', async () => {
+  const told: (readonly string[])[] = []
+  const watched = await openCacheMounts(dataRoot, discard, (_uid, used) => {
+    told.push(used.map(({ id }) => id))
+  })
+  const none = await watched.acquire(7, [], never)
+  await none[Symbol.asyncDispose]()
+  const two = await watched.acquire(7, requests('a', 'b'), never)
+  expect(told).toEqual([])
+  await two[Symbol.asyncDispose]()
+  expect(told).toEqual([['a', 'b']])
+})
+
 test('a seeded directory is found again, also by another daemon', async () => {
   const path = await seed('a')
   writeFileSync(join(path, 'content'), 'x')

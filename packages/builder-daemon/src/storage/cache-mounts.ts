@@ -79,7 +79,8 @@ export async function openCacheMounts(
             await discard(unseeded(path))
           }
         } finally {
-          used(uid, all.filter(({ isExtra }) => !isExtra).map(usedMount))
+          const lasting = all.filter(({ isExtra }) => !isExtra)
+          if (lasting.length > 0) used(uid, lasting.map(usedMount))
           held.release()
         }
       }
