@@ -50,13 +50,13 @@ export async function connect(host: string, timeout: string): Promise<Connection
   }
   return {
     async unary({ path: name, requestSerialize, responseDeserialize }, request) {
-      const call = startRequest(name, small(requestSerialize(request)))
+      const call = startRequest(name, withinLimit(requestSerialize(request)))
       const [first, ...more] = await all(decoded(call, responseDeserialize))
       if (first === undefined || more.length > 0) throw new Error(`not one answer to ${name}`)
       return first
     },
     stream({ path: name, requestSerialize, responseDeserialize }, request) {
-      const call = startRequest(name, small(requestSerialize(request)))
+      const call = startRequest(name, withinLimit(requestSerialize(request)))
       return decoded(call, responseDeserialize)
     },
     duplex({ path: name, requestSerialize, responseDeserialize }) {
@@ -64,7 +64,7 @@ export async function connect(host: string, timeout: string): Promise<Connection
       return {
         responses: decoded(call, responseDeserialize),
         // A call that has failed says why through its responses.
-        write: async (request) => await call.write(small(requestSerialize(request))),
+        write: async (request) => await call.write(withinLimit(requestSerialize(request))),
         end: call.end,
         cancel: call.cancel,
       }
@@ -76,12 +76,14 @@ export async function connect(host: string, timeout: string): Promise<Connection
 /** Bytes of one message that the daemon takes. */
 const longestRequest = 4 << 20
 
-function small(request: Buffer): Buffer {
+function withinLimit(request: Buffer): Buffer {
   if (request.length <= longestRequest) return request
   throw new BuilderError(
     'ISB_LIMIT_EXCEEDED',
     `what the call says has ${request.length} bytes, and the daemon takes ${longestRequest}`,
-    { hint: 'Put long values (build args, labels, variables, secrets) into files of the context.' },
+    {
+      hint: 'Put long values (build args, labels, variables) into files of the context, and give fewer or smaller secrets.',
+    },
   )
 }
 

@@ -9,6 +9,7 @@ import { type Parsed, parseCommandLine, pathText } from './cli/parse.js'
 import { program } from './cli/tree.js'
 import { reportError } from './exit.js'
 import { isAllWritten, onWriteError, printText, warnLine } from './terminal.js'
+import './turn.js'
 
 /** `ctr-img` is short for `isula-build ctr-img`. */
 function argumentsOf(name: string, argv: readonly string[]): readonly string[] {

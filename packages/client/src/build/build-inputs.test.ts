@@ -11,6 +11,7 @@ import {
   keyValues,
   readSecret,
   staticTime,
+  variableOf,
 } from './build-inputs.js'
 
 let root: string
@@ -129,6 +130,16 @@ describe('KEY=VALUE', () => {
   test('without a value takes it from elsewhere or is dropped', () => {
     const values = keyValues(['HERE', 'GONE'], (key) => (key === 'HERE' ? 'yes' : undefined))
     expect([...values]).toEqual([['HERE', 'yes']])
+  })
+
+  test('comes from no variable that a shell cannot hand on', () => {
+    const environment = { HERE: 'yes', 'my.arg': 'yes' }
+    expect(['HERE', 'GONE', 'my.arg'].map((key) => variableOf(environment, key))).toEqual([
+      'yes',
+      undefined,
+      'yes',
+    ])
+    expect(failure(() => variableOf(environment, 'my-arg'))).toContain('write my-arg=VALUE')
   })
 
   test('needs a key', () => {

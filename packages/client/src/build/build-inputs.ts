@@ -104,6 +104,21 @@ export function keyValues(
   return values
 }
 
+/**
+ * Of a key alone. Shells hand on no variable whose name they could not write, and the client is started by one: its value
+ * has to be given.
+ */
+export function variableOf(
+  environment: Readonly<Record<string, string | undefined>>,
+  key: string,
+): string | undefined {
+  const value = environment[key]
+  if (value !== undefined || /^[A-Za-z_][A-Za-z0-9_]*$/.test(key)) return value
+  throw buildError(
+    `${JSON.stringify(key)} is no name of a shell variable, so its value cannot come from the environment, write ${key}=VALUE`,
+  )
+}
+
 /** `id=ID[,src=FILE|,env=NAME]`, read with the rights of whoever runs this. */
 export function readSecret(
   text: string,

@@ -2,7 +2,7 @@ import { BuilderError, isBuilderError } from '@isula-build/shared/errors/builder
 import type { BuildOptionsMessage } from '@isula-build/shared/rpc/build-messages.js'
 import { timestampFromMillis } from '@isula-build/shared/rpc/well-known.js'
 import { agentSocket } from '../build/agents.js'
-import { buildError, keyValues, readSecret, staticTime } from '../build/build-inputs.js'
+import { buildError, keyValues, readSecret, staticTime, variableOf } from '../build/build-inputs.js'
 import { cacheOptions } from '../build/cache-options.js'
 import {
   createExplanation,
@@ -137,9 +137,9 @@ function commonOptions(flags: FlagReader) {
   }
   const { format, explain } = explainedFormat(flags, environment)
   const options = {
-    buildArgs: keyValues(flags.strings('build-arg'), (key) => environment[key]),
+    buildArgs: keyValues(flags.strings('build-arg'), (key) => variableOf(environment, key)),
     labels: keyValues(flags.strings('label'), () => ''),
-    env: keyValues(flags.strings('env'), (key) => environment[key]),
+    env: keyValues(flags.strings('env'), (key) => variableOf(environment, key)),
     target: flags.string('target'),
     tags: flags.strings('tag'),
     noCache: flags.bool('no-cache'),
