@@ -4,11 +4,11 @@ import type { LayerId } from '../../ports/layer-store.js'
 import { assembleConfig } from '../image/assemble.js'
 import { imageLimits } from '../images/image-limits.js'
 import type { Plan, PlannedImage, VertexId } from '../plan/plan.js'
+import { createTurns, stageWork } from '../plan/turns.js'
 import { emptySnapshot, type Snapshot } from '../solve/environment.js'
 import type { BuildInput, BuildServices } from './build.js'
 import type { PlanEnvironment } from './plan-environment.js'
 import { mergeStageLayers } from './stage-layers.js'
-import { giveWay } from './turns.js'
 
 /** A plan of which every vertex is done. */
 export interface SolvedPlan {
@@ -30,11 +30,12 @@ export async function commitSolved(
   const created = new Date(environment.fixedTime === undefined ? clock.now() : environment.fixedTime * 1000)
   const final =
     input.layers === 'stage' ? await mergeStageLayers(environment, plan, results, signal) : results
+  const turns = createTurns(signal)
   for (const stage of plan.stages) {
     if (stage.image === plan.target) continue
     const { id } = await assemble(stage.image, final, created)
     progress.note({ kind: 'stage-committed', at: clock.now(), stage: stage.index, imageId: id })
-    await giveWay()
+    await turns.spend(stageWork(entriesOf(stage.image)))
   }
   const { vertex } = plan.target
   const layers = vertex === null ? [] : resultOf(final, vertex).layers
@@ -60,6 +61,10 @@ export async function commitSolved(
     imageId: record.id,
   })
   return record
+}
+
+function entriesOf({ config, history }: PlannedImage): number {
+  return Object.keys(config.Labels ?? {}).length + (config.Env ?? []).length + history.length
 }
 
 /** Fails with ISB_LIMIT_EXCEEDED for an image that no container could be started from, nor pulled again. */

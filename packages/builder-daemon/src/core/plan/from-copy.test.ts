@@ -43,7 +43,14 @@ describe('COPY and ADD', () => {
     expect(await patterns('ADD http://h/a http://h/a /d/')).toEqual(['url', 'url'])
     const plan = await planLines(['FROM scratch', 'COPY a a /d/'])
     expect(historyTexts(plan)).toEqual(['COPY a a /d/ # buildkit'])
-    expect((await planFailure(['FROM scratch', 'COPY a a /d'])).code).toBe('ISB_DOCKERFILE_SYNTAX')
+  })
+
+  test('where the first source decides what the destination becomes, only neighbours are one', async () => {
+    const patterns = async (line: string): Promise<readonly string[]> =>
+      (await copy(line)).inputs.map((input) => ('pattern' in input ? input.pattern : input.kind))
+    expect(await patterns('COPY a a b b a /d')).toEqual(['a', 'b', 'a'])
+    expect(await patterns('COPY a b a /')).toEqual(['b', 'a'])
+    expect(await patterns('COPY a b a .')).toEqual(['b', 'a'])
   })
 
   test('no instruction has more than 5000 sources', async () => {

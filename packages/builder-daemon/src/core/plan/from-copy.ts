@@ -51,7 +51,7 @@ export function planCopy(context: StageContext, instruction: CopyInstruction, si
     ...vertexBase(context, site),
     instruction: name,
     parent: state.vertex,
-    inputs: withoutRepeats(instruction, inputs),
+    inputs: withoutRepeats(instruction, inputs, intoDirectory || rooted === ''),
     destination: rooted,
     intoDirectory: intoDirectory || rooted === '',
     chown,
@@ -74,24 +74,25 @@ export function planCopy(context: StageContext, instruction: CopyInstruction, si
 
 /**
  * What is copied twice from the same place lies there as its last copy left it, whatever came between. Not so where
- * archives are unpacked, over links that others brought; where a download may give something else each time; and where a
- * directory that only leads to what is selected is as the first source had it.
+ * archives are unpacked, over links that others brought; where a download may give something else each time; where a
+ * directory that only leads to what is selected is as the first source had it; and where the first source decides whether
+ * the destination becomes a directory: there only neighbours are one.
  */
 function withoutRepeats(
   { parents, excludes }: CopyInstruction,
   inputs: readonly CopyInput[],
+  intoDirectory: boolean,
 ): readonly CopyInput[] {
   if (parents || excludes.length > 0) return inputs
-  const last = new Map<string, number>()
-  const placeOf = (input: CopyInput): string | undefined => {
+  const places = inputs.map((input) => {
     if (input.kind === 'inline' || input.kind === 'url' || input.unpack) return undefined
     return JSON.stringify([input.kind === 'context' ? input.context : input.vertex, input.pattern])
-  }
-  const places = inputs.map(placeOf)
-  for (const [i, place] of places.entries()) if (place !== undefined) last.set(place, i)
+  })
+  const last = new Map(places.map((place, i) => [place, i]))
   return inputs.filter((_, i) => {
     const place = places[i]
-    return place === undefined || last.get(place) === i
+    if (place === undefined) return true
+    return intoDirectory ? last.get(place) === i : place !== places[i + 1]
   })
 }
 

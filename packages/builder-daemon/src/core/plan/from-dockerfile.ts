@@ -2,7 +2,6 @@ import type { Dockerfile, Instruction } from '@isula-build/shared/dockerfile/ins
 import { sourceRange, tokenRange } from '@isula-build/shared/dockerfile/source-file.js'
 import { rootedPath } from '@isula-build/shared/oci/byte-path.js'
 import type { ImageResolver } from '../../ports/image-resolver.js'
-import { giveWay } from '../build/turns.js'
 import { mutateConfig } from '../image/mutate.js'
 import { globalArguments, unconsumedWarning } from './arguments.js'
 import { fromDefinition, instructionDefinition } from './definition.js'
@@ -25,6 +24,7 @@ import {
   scratchState,
   stateSize,
 } from './stage-state.js'
+import { createTurns, stageWork, type Turns } from './turns.js'
 import { unneededSteps } from './unneeded-steps.js'
 
 export type { PlanOptions } from './options.js'
@@ -43,8 +43,8 @@ interface Planning {
 /**
  * Plans the target stage and what it needs. Semantics are those of BuildKit's Dockerfile frontend;
  * images are resolved, nothing else is touched. Fails with the codes of the resolver,
- * ISB_DOCKERFILE_SYNTAX, ISB_UNKNOWN_STAGE, ISB_PLATFORM_UNSUPPORTED, ISB_UNSUPPORTED and
- * ISB_LIMIT_EXCEEDED; every error but that of an unknown target points into the Dockerfile.
+ * ISB_CANCELLED, ISB_DOCKERFILE_SYNTAX, ISB_UNKNOWN_STAGE, ISB_PLATFORM_UNSUPPORTED, ISB_UNSUPPORTED and
+ * ISB_LIMIT_EXCEEDED; every other error but that of an unknown target points into the Dockerfile.
  */
 export async function planBuild(
   dockerfile: Dockerfile,
@@ -82,7 +82,8 @@ export async function planBuild(
       addVertex: draft.addVertex,
     }),
   }
-  for (const index of images.needed) await planStage(planning, nodeOf(graph, index))
+  const turns = createTurns(signal)
+  for (const index of images.needed) await planStage(planning, nodeOf(graph, index), turns)
 
   const targetImage = withTargetOptions(stateOf(states, target), options)
   const warning = unconsumedWarning(dockerfile, options, images)
@@ -108,15 +109,9 @@ function stateOf(states: ReadonlyMap<number, StageState>, index: number): StageS
   return state
 }
 
-/** Steps after which others get their turn: a plan of thousands takes most of a second. */
-const stepsPerTurn = 64
-
-async function planStage(planning: Planning, node: StageNode): Promise<void> {
+async function planStage(planning: Planning, node: StageNode, turns: Turns): Promise<void> {
   const { graph, draft, images, states } = planning
   const { dockerfile } = graph
-  const nextStep = async (): Promise<void> => {
-    if (draft.steps.length % stepsPerTurn === 0) await giveWay()
-  }
   const state = startStage(planning, node)
   states.set(node.index, state)
   if (node.replaced) return
@@ -131,7 +126,7 @@ async function planStage(planning: Planning, node: StageNode): Promise<void> {
     } catch (error) {
       throw triggerError(error, instruction.text, node.source)
     }
-    await nextStep()
+    await turns.spend(1)
   }
   for (const instruction of node.stage.instructions) {
     planInstruction(planning, { node, state }, instruction, {
@@ -140,10 +135,11 @@ async function planStage(planning: Planning, node: StageNode): Promise<void> {
       source: sourceRange(dockerfile, instruction.range),
       at: (token) => tokenRange(dockerfile, instruction.range, token),
     })
-    await nextStep()
+    await turns.spend(1)
   }
-  draft.countEntries(stateSize(state), node.source)
-  await giveWay()
+  const entries = stateSize(state)
+  draft.countEntries(entries, node.source)
+  await turns.spend(stageWork(entries))
 }
 
 /** FROM: the state the stage's first instruction finds. */

@@ -33,7 +33,7 @@ export interface Shape {
 }
 
 /** Changes with the meaning of any part, so that records of another version never match. */
-const version = '2'
+const version = '3'
 
 /**
  * What a vertex does, as named parts and their digest, whatever it stands on. Two vertices of one shape make

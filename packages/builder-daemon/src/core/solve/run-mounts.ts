@@ -176,7 +176,10 @@ export async function prepareMounts(
   }
 }
 
-/** As BuildKit: a cache of another owner or mode, or of another beginning, is another cache. */
+/**
+ * As BuildKit: a cache of another owner or mode, or of another beginning, is another cache. Contexts count by name, or the
+ * cache of a project would be lost with every new checkout.
+ */
 function cacheVariant({ results }: MountsOf, { from, source, mode, uid, gid }: CacheRunMount): string {
   const isPlain = from === undefined && mode === 0o755 && uid === 0 && gid === 0
   if (isPlain) return ''
