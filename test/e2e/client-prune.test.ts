@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
@@ -121,7 +121,7 @@ test('cache mounts go with --all, by the names that Dockerfiles give them', () =
 
 test('what a build holds stays', async () => {
   const input =
-    'FROM base:1 AS work\nRUN --mount=type=cache,id=held,target=/c echo x > /c/x; echo x > /x\nRUN --mount=type=cache,id=held,target=/c echo running; sleep 3; cat /c/x /x\nFROM base:1\nCOPY --from=work /x /x\n'
+    'FROM base:1 AS work\nRUN --mount=type=cache,id=held,target=/c echo x > /c/x; echo x > /x\nRUN --mount=type=cache,id=held,target=/c until [ -e /c/end ]; do sleep 0.1; done; cat /c/x /x\nFROM base:1\nCOPY --from=work /x /x\n'
   const before = layers()
   const client = join(root, 'bin/isula-build')
   const running = spawn(client, ['--host', bench.daemon.host, 'ctr-img', 'build', '-f', '-', '.'], {
@@ -135,6 +135,8 @@ test('what a build holds stays', async () => {
   }
   await sleep(300)
   expect(bench.ok(['prune', '--all'])).not.toMatch(/^Removed (?:layer|cache mount)/m)
+  const mounts = join(bench.daemon.data, 'cache-mounts', '0')
+  for (const name of readdirSync(mounts)) writeFileSync(join(mounts, name, 'end'), '')
   expect(await ended).toEqual([0, null])
   expect(bench.ok(['prune', '--all'])).toMatch(/^Removed cache mount held/m)
 })

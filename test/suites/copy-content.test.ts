@@ -57,7 +57,7 @@ describe.skipIf(!isRoot)('The content of COPY (needs root)', () => {
       chmodSync(join(bench.context, 'd/sub'), 0o755)
       symlinkSync('f', join(bench.context, 'd/l'))
       expect([contentKeyVersion, key('d')]).toEqual([
-        2,
+        3,
         'sha256:889aab8bc4b93544b63cb60527d04c5495dcf8bd56fd53446de0f74f79acd92e',
       ])
     })

@@ -89,7 +89,7 @@ export interface ContentPart {
 }
 
 /** Changes with the key of any sources: keys of another version are not asked for. */
-export const contentKeyVersion = 2
+export const contentKeyVersion = 3
 
 const longestText = 1 << 16
 const digestBytes = 32

@@ -59,8 +59,18 @@ function answerList(source: ServedSource, path: string, bare: boolean): void {
   }
 }
 
+/** Milliseconds; whoever waits looks about as often whether he still wants it. */
+const busyInterval = 100
+
 /** Tells between whiles that it is at work; whoever gave up waiting has closed the other end. */
 function answerScan(source: ServedSource, request: Readonly<Record<string, unknown>>): void {
+  let told = performance.now()
+  const tell = (): void => {
+    const now = performance.now()
+    if (now - told < busyInterval) return
+    told = now
+    sendValue(source.socket, busy)
+  }
   const scanned = source.reader.scan(
     {
       pattern: text(request['pattern']),
@@ -68,7 +78,7 @@ function answerScan(source: ServedSource, request: Readonly<Record<string, unkno
       excludes: array(request['excludes']).map(text),
       ignore: array(request['ignore']).map((line) => textOfBytes(text(line))),
     },
-    () => sendValue(source.socket, busy),
+    tell,
   )
   sendValue(source.socket, encodeState(scanned))
 }
