@@ -24,8 +24,8 @@ const pure = [
 
 export default defineConfig({
   test: {
-    // A test waits for a fifth of its time; with one more than there are processors none of them waits as well.
-    maxWorkers: 3,
+    // Most tests wait for processes of their own; more than this many at once would only slow each other down.
+    maxWorkers: 2,
     projects: [
       {
         resolve: { alias },

@@ -7,7 +7,9 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -116,6 +118,17 @@ function giveKey(): void {
   key = undefined
 }
 
+/** Every one of them has a socket beside its two outputs, which are sockets as well. */
+async function connected(...callers: readonly Running[]): Promise<void> {
+  const sockets = ({ child }: Running): number => {
+    const fds = `/proc/${child.pid}/fd`
+    return readdirSync(fds).filter((fd) => readlinkSync(`${fds}/${fd}`).startsWith('socket:')).length
+  }
+  await expect
+    .poll(() => callers.map(sockets), { timeout: 20_000, interval: 20 })
+    .toEqual(callers.map(() => 3))
+}
+
 /** Whether it ends within a moment. */
 const endsSoon = async ({ ended }: Running): Promise<boolean> =>
   await Promise.race([ended.then(() => true), sleep(250).then(() => false)])
@@ -133,6 +146,7 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
     expect([mode & 0o7777, uid]).toEqual([0o660, 0])
     expect(gid).not.toBe(0)
     const callers = [client('version'), client('ctr-img', 'images')]
+    await connected(...callers)
     const first = receiver.next()
     const isReady = await Promise.race([first.then(() => true), sleep(300).then(() => false)])
     expect([isReady, ...(await Promise.all(callers.map(endsSoon)))]).toEqual([false, false, false])
@@ -159,6 +173,7 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
   test('whoever waits for a start that fails is told why, and nothing is left', async () => {
     const started = await startHalfway()
     const callers = [client('version'), client('ctr-img', 'images')]
+    await connected(...callers)
     expect(await Promise.all(callers.map(endsSoon))).toEqual([false, false])
     rmSync(at('etc/policy.json'))
     started.goOn()
@@ -174,6 +189,7 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
   test('who connects and asks nothing does not keep a failed start from its end', async () => {
     const started = await startHalfway()
     const silent = run(process.execPath, ['-e', `require('net').connect('${socket}').on('close', () => 0)`])
+    await connected(silent)
     expect(await endsSoon(silent)).toBe(false)
     rmSync(at('etc/policy.json'))
     started.goOn()
@@ -185,6 +201,7 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
   test.each(['SIGTERM', 'SIGINT'] as const)('%s takes the start back', async (signal) => {
     const started = await startHalfway()
     const caller = client('version')
+    await connected(caller)
     expect(await endsSoon(caller)).toBe(false)
     started.child.kill(signal)
     started.goOn()
@@ -235,6 +252,7 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
   test('the socket of one that was killed halfway is replaced', async () => {
     const first = await startHalfway()
     const caller = client('version')
+    await connected(caller)
     expect(await endsSoon(caller)).toBe(false)
     first.child.kill('SIGKILL')
     await first.ended
