@@ -250,7 +250,8 @@ export async function createDaemonBench(options: BenchOptions = {}): Promise<Dae
         () => processesUsing(daemon.directory),
         (pids) => pids.length === 0,
       )
-      rmSync(work, { recursive: true, force: true })
+      // Node.js runs out of stack in trees as deep as a layer may be.
+      execFileSync('rm', ['-rf', '--', work])
       expect(left).toEqual([])
     },
   }
