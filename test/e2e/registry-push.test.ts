@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { pushImage } from '../../packages/builder-daemon/src/core/transfer/push.js'
 import type { PushShape, TransferCall } from '../../packages/builder-daemon/src/core/transfer/transfer.js'
 import type { ImageRecord } from '../../packages/builder-daemon/src/ports/image-store.js'
+import type { LayerWorkers } from '../../packages/builder-daemon/src/ports/layer-worker.js'
 import type { Endpoint, RegistryClient } from '../../packages/builder-daemon/src/ports/registry.js'
 import { createTransferClient } from '../../packages/builder-daemon/src/workers/transfer-client.js'
 import { digestOf } from '../../packages/shared/src/oci/digest.js'
@@ -127,23 +128,25 @@ describe.skipIf(getuid?.() !== 0)('what is pushed to a registry (needs root)', (
 
   test('a push that was aborted in the middle goes on with what is missing', async () => {
     const repository = 'interrupted/app'
-    const fresh = await bench.imageOf(
-      [await bench.layerWith({ a: 'small' }), await bench.layerWith({ b: Buffer.from(big).reverse() })],
-      'interrupted:1',
-    )
+    const small = await bench.layerWith({ a: 'small' })
+    const long = await bench.layerWith({ b: Buffer.from(big).reverse() })
+    const fresh = await bench.imageOf([small, long], 'interrupted:1')
     const stop = new AbortController()
+    const { workers, layers } = bench.services
+    // Soon after it begins to be compressed, and sent meanwhile, which takes several times as long.
+    const watching: LayerWorkers = {
+      run(job, params, signal) {
+        const isLong = 'layerDirectory' in params && params.layerDirectory === layers.directory(long.id)
+        if (job === 'compressLayer' && isLong) setTimeout(() => stop.abort(), 30)
+        return workers.run(job, params, signal)
+      },
+    }
     const first = pushImage(
       fresh,
       { endpoint: { ...endpoint, repository }, reference: '1' },
       asItIs,
-      bench.services,
-      {
-        ...call(),
-        signal: stop.signal,
-        onProgress: (_digest, done, total) => {
-          if (total > 1_000_000 && done > 0) stop.abort()
-        },
-      },
+      { ...bench.services, workers: watching },
+      { ...call(), signal: stop.signal },
     )
     await expect(first).rejects.toMatchObject({ code: 'ISB_CANCELLED' })
     await pushImage(
