@@ -97,21 +97,31 @@ const common = {
 
 /**
  * Writes the programs of `entries` to dist/NAME: each as a bundle in `.js`, whose first line says which it is, and
- * what starts it, made from scripts/start/STARTER, in `.cjs`.
+ * what starts it, made from scripts/start/STARTER, in `.cjs`; without a starter, its program does.
  */
 async function bundle(name, starter, entries, options) {
-  const starts = [at('scripts/start', starter)]
-  const [start] = (await build({ ...common, entryPoints: starts, banner: { js: "'use strict';" } }))
-    .outputFiles
+  const start = starter === undefined ? undefined : await starterText(starter)
   const directory = at('dist', name)
   const { outputFiles } = await build({ ...common, ...options, entryPoints: entries, outdir: directory })
   rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true })
-  for (const { path, contents } of outputFiles) {
+  for (const { path, text: contents } of outputFiles) {
     const digest = createHash('sha256').update(contents).digest('hex')
-    writeFileSync(path, Buffer.concat([Buffer.from(`// ${digest}\n`), contents]))
-    writeFileSync(path.replace(/\.js$/, '.cjs'), start.contents)
+    writeFileSync(path, `// ${digest}\n${moduleFunction(contents)}`)
+    if (start !== undefined) writeFileSync(path.replace(/\.js$/, '.cjs'), start)
   }
+}
+
+/** As Node.js has it of a CommonJS module. Here, where it need not be copied at each start to be put around the code. */
+function moduleFunction(code) {
+  return `(function (exports, require, module, __filename, __dirname) {${code}\n})`
+}
+
+/** scripts/start/NAME with all that it asks for of its own. */
+async function starterText(name) {
+  const entryPoints = [at('scripts/start', name)]
+  const { outputFiles } = await build({ ...common, entryPoints, banner: { js: "'use strict';" } })
+  return outputFiles[0].text
 }
 
 const daemon = 'packages/builder-daemon/src'
@@ -138,7 +148,7 @@ await bundle(
 )
 await bundle(
   'client',
-  'client-entry.cjs',
+  undefined,
   { main: at('packages/client/src/main.ts') },
   { banner: { js: "'use strict';" } },
 )
@@ -147,18 +157,22 @@ await trainClient()
 mkdirSync(at('bin'), { recursive: true })
 writeFileSync(at('bin/package.json'), '{ "type": "commonjs" }\n')
 for (const name of ['isula-build', 'ctr-img']) {
-  const text = readFileSync(at('scripts/start/client-program.sh'), 'utf8')
-  program(name, text.replace('@NAME@', name))
+  const text = readFileSync(at('scripts/start/client-program.sh'), 'utf8').replace('@NAME@', name)
+  program(name, text + (await starterText('client-entry.cjs')))
 }
 // A daemon that stays small: what it makes for a build is soon gone, and every thread has a heap of its own. The flag for
 // the nursery would go before what threads are given, so once the first heap is there it is taken back; and it is so before
-// any code cache is looked at, which is good under the same flags only.
+// any code cache is looked at, which is good under the same flags only. And a daemon that optimizes later: a build runs
+// most of its code a few times, and what a hundred builds made hot at once was a sixth of the daemon's processor time
+// spent in compilers. Loops over many files are hot soon enough.
 program(
   'isula-builder',
   `#!/usr/bin/env -S -u NODE_OPTIONS MALLOC_ARENA_MAX=2 node --max-semi-space-size=4 --v8-pool-size=1
 'use strict'
 process.title = 'isula-builder'
-require('node:v8').setFlagsFromString('--max-semi-space-size=0')
+const { setFlagsFromString } = require('node:v8')
+setFlagsFromString('--max-semi-space-size=0')
+setFlagsFromString('--interrupt-budget=600000')
 require('../dist/daemon/main.cjs')
 `,
 )

@@ -39,7 +39,8 @@ console.log(greet(process.argv.slice(2).join(' ')), require('node:path').basenam
 if (process.argv[2] === 'fail') throw new Error('from within')
 `
   const digest = createHash('sha256').update(text).digest('hex')
-  writeFileSync(join(root, 'main.js'), `// ${digest}\n${text}`)
+  const parameters = 'exports, require, module, __filename, __dirname'
+  writeFileSync(join(root, 'main.js'), `// ${digest}\n(function (${parameters}) {${text}\n})`)
 }
 
 interface Outcome {

@@ -33,6 +33,15 @@ export const answers: Readonly<Record<string, readonly Buffer[]>> = {
       encodeBuildEvent({ kind: 'step-started', at, step: 1, stage: '0', text: 'FROM scratch' }),
       encodeBuildEvent({ kind: 'output', at, step: 1, data: Buffer.from('text\n') }),
       encodeBuildEvent({ kind: 'step-finished', at, step: 1, outcome: 'cached' }),
+      ...(['no-cache', 'never-built'] as const).map((reason) =>
+        encodeBuildEvent({
+          kind: 'step-finished',
+          at,
+          step: 1,
+          outcome: 'done',
+          cache: { status: 'miss', reason: { kind: reason } },
+        }),
+      ),
       encodeBuildEvent({ kind: 'stage-committed', at, stage: 0, imageId: id }),
       encodeBuildEvent({ kind: 'finished', at, imageId: id, names: [name] }),
     ].map((value) => Build.responseSerialize({ payload: { case: 'event', value } })),

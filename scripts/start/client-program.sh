@@ -22,8 +22,8 @@ turn() {
 turn /sys/devices/system/cpu/cpu[0-9]* 2>/dev/null || :
 unset isulabuild_tasks isulabuild_key isulabuild_user isulabuild_place
 
-exec node "$0" "$@"
+# One thread for V8's background jobs: there is next to nothing to do for the usual four, which would be started for it.
+exec node --v8-pool-size=1 "$0" "$@"
 */
 'use strict'
 process.title = '@NAME@'
-require('../dist/client/main.cjs')

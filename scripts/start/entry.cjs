@@ -6,6 +6,7 @@ const { lazily } = require('./lazy-modules.cjs')
 const late = new Set(['child_process', 'https', 'timers/promises', 'worker_threads', 'zlib'])
 
 runBundle(
+  module.filename.slice(0, -'.cjs'.length),
   module,
   lazily(require, (id) => late.has(id.replace(/^node:/, ''))),
 )

@@ -10,7 +10,7 @@ beforeAll(async () => {
 })
 afterAll(() => bench[Symbol.asyncDispose]())
 
-const bundle = new URL('../../dist/client/main.cjs', import.meta.url).pathname
+const program = new URL('../../bin/isula-build', import.meta.url).pathname
 /** Each takes a start milliseconds, or belongs to one that does; the streams only where output is no file or pipe. */
 const streams = ['net', 'stream', 'tty']
 const costly = ['child_process', 'crypto', 'http', 'http2', 'https', 'tls', 'worker_threads', 'zlib']
@@ -23,7 +23,7 @@ function loadedBy(words: readonly string[], wanted = costly, output: 'pipe' | nu
     watcher,
     `process.on('exit', () => require('node:fs').writeFileSync(${JSON.stringify(list)}, process.moduleLoadList.join('\\n')))`,
   )
-  const { status, stderr } = spawnSync(process.execPath, ['-r', watcher, bundle, ...words], {
+  const { status, stderr } = spawnSync(process.execPath, ['-r', watcher, program, ...words], {
     encoding: 'utf8',
     env: { ISULABUILD_HOST: bench.daemon.host },
     stdio: ['ignore', output, 'pipe'],

@@ -89,7 +89,7 @@ describe.skipIf(getuid?.() !== 0)('the installer', () => {
     expect(text.split('\n')[0]).toContain(` ${process.execPath} --`)
     for (const name of ['isula-build', 'ctr-img']) {
       const client = readFileSync(join(root, 'usr/lib/isula-build/bin', name), 'utf8')
-      expect(client).toContain(`\nexec ${process.execPath} "$0" "$@"\n`)
+      expect(client).toContain(`\nexec ${process.execPath} --v8-pool-size=1 "$0" "$@"\n`)
     }
   })
 

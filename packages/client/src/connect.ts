@@ -3,7 +3,7 @@ import { errorOfStatus } from '@isula-build/shared/errors/wire.js'
 import type { Decoded, Encodable, MessageType } from '@isula-build/shared/rpc/codec.js'
 import type { Method } from '@isula-build/shared/rpc/service.js'
 import { durationMilliseconds } from './cli/durations.js'
-import { checkedSocket, unreachable } from './daemon-socket.js'
+import { socketPath, unreachable } from './daemon-socket.js'
 import { CallError } from './rpc/call-status.js'
 import { type GrpcCall, startCall } from './rpc/grpc-call.js'
 import { ConnectError, type Http2Session, openSession } from './rpc/http2-session.js'
@@ -41,7 +41,7 @@ const longest = 120_000
 /** Dials the socket and waits until the daemon answers. Fails with ISB_DAEMON_UNREACHABLE. */
 export async function connect(host: string, timeout: string): Promise<Connection> {
   const wait = timeoutMilliseconds(timeout)
-  const path = checkedSocket(host)
+  const path = socketPath(host)
   const session = await dial(path, wait)
   const startRequest = (name: string, request: Buffer): GrpcCall => {
     const call = startCall(session, name)

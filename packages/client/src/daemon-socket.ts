@@ -3,29 +3,39 @@ import { userInfo } from 'node:os'
 import { BuilderError } from '@isula-build/shared/errors/builder-error.js'
 
 /** Path of the socket that `host` names. Fails with ISB_DAEMON_UNREACHABLE. */
-export function checkedSocket(host: string): string {
+export function socketPath(host: string): string {
   const path = host.startsWith('unix://') ? host.slice('unix://'.length) : ''
-  if (!path.startsWith('/')) throw invalidSocket(host, 'Name the socket as unix:///PATH.')
+  if (path.startsWith('/')) return path
+  throw invalidSocket(host, 'Name the socket as unix:///PATH.')
+}
+
+/** Why nobody answers at `path`; `code` is what connecting failed with, if it did. */
+export function unreachable(path: string, code: string | undefined): BuilderError {
+  return noSocket(path) ?? silent(path, code)
+}
+
+/** What is wrong with the path itself. Only looked at when it cannot be connected to: mostly it can. */
+function noSocket(path: string): BuilderError | undefined {
+  const host = `unix://${path}`
   try {
-    if (statSync(path).isSocket()) return path
+    if (statSync(path).isSocket()) return undefined
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    if (code === 'EACCES') throw cannotConnect(path, 'permission denied', deniedHint(path))
-    if (code !== 'ENOENT' && code !== 'ENOTDIR') throw invalidSocket(host, (error as Error).message)
-    throw invalidSocket(
+    if (code === 'EACCES') return cannotConnect(path, 'permission denied', deniedHint(path))
+    if (code !== 'ENOENT' && code !== 'ENOTDIR') return invalidSocket(host, (error as Error).message)
+    return invalidSocket(
       host,
       'Start the daemon (systemctl start isula-build), or name its socket with --host or ISULABUILD_HOST.',
     )
   }
-  throw invalidSocket(host, 'There is another file at this path.')
+  return invalidSocket(host, 'There is another file at this path.')
 }
 
 function invalidSocket(host: string, hint: string): BuilderError {
   return new BuilderError('ISB_DAEMON_UNREACHABLE', `invalid socket path: ${host}`, { hint })
 }
 
-/** Why nobody answers at a socket that is there; `code` is what connecting failed with, if it did. */
-export function unreachable(path: string, code: string | undefined): BuilderError {
+function silent(path: string, code: string | undefined): BuilderError {
   switch (code) {
     case undefined:
       return cannotConnect(

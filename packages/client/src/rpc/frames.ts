@@ -49,31 +49,52 @@ export interface Frame {
 /** What the peer did against RFC 9113; the connection cannot go on. */
 export class ProtocolError extends Error {}
 
+/** The number of 32 bits at `at`, of bytes that are there. Node.js compiles its own ways to do so at each start. */
+export function numberAt(bytes: Uint8Array, at: number): number {
+  const [a = 0, b = 0, c = 0, d = 0] = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]
+  return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0
+}
+
+/** Puts a number of 32 bits at `at`, where there is room for it. */
+export function putNumber(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value >>> 24
+  bytes[at + 1] = value >>> 16
+  bytes[at + 2] = value >>> 8
+  bytes[at + 3] = value
+}
+
 export function frameHead(length: number, type: number, flags: number, stream: number): Buffer {
-  const head = Buffer.allocUnsafe(headLength)
-  head.writeUIntBE(length, 0, 3)
-  head[3] = type
-  head[4] = flags
-  head.writeUInt32BE(stream, 5)
-  return head
+  return putHead(Buffer.allocUnsafe(headLength), length, type, flags, stream)
+}
+
+function putHead(bytes: Buffer, length: number, type: number, flags: number, stream: number): Buffer {
+  // 24 bits of length, then the type in the place of the lowest ones.
+  putNumber(bytes, 0, length << 8)
+  bytes[3] = type
+  bytes[4] = flags
+  putNumber(bytes, 5, stream)
+  return bytes
 }
 
 export function frame(type: number, flags: number, stream: number, payload: Uint8Array): Buffer {
-  return Buffer.concat([frameHead(payload.length, type, flags, stream), payload])
+  const bytes = Buffer.allocUnsafe(headLength + payload.length)
+  bytes.set(payload, headLength)
+  return putHead(bytes, payload.length, type, flags, stream)
 }
 
 /** A frame whose payload is one number of 32 bits: RST_STREAM and WINDOW_UPDATE. */
 export function numberFrame(type: number, stream: number, value: number): Buffer {
   const payload = Buffer.allocUnsafe(4)
-  payload.writeUInt32BE(value)
+  putNumber(payload, 0, value)
   return frame(type, 0, stream, payload)
 }
 
 export function settingsFrame(values: readonly (readonly [id: number, value: number])[]): Buffer {
   const payload = Buffer.allocUnsafe(values.length * 6)
   for (const [at, [id, value]] of values.entries()) {
-    payload.writeUInt16BE(id, at * 6)
-    payload.writeUInt32BE(value, at * 6 + 2)
+    payload[at * 6] = id >>> 8
+    payload[at * 6 + 1] = id
+    putNumber(payload, at * 6 + 2, value)
   }
   return frame(frameType.settings, 0, 0, payload)
 }
@@ -85,12 +106,12 @@ export function createFrameReader(): (bytes: Buffer) => Iterable<Frame> {
     const all = rest === undefined ? bytes : Buffer.concat([rest, bytes])
     let at = 0
     while (all.length - at >= headLength) {
-      const length = all.readUIntBE(at, 3)
+      const length = numberAt(all, at) >>> 8
       if (length > smallestMaxFrame) throw new ProtocolError('a frame longer than allowed')
       const end = at + headLength + length
       if (end > all.length) break
       const [type = 0, flags = 0] = [all[at + 3], all[at + 4]]
-      const stream = all.readUInt32BE(at + 5) & 0x7fff_ffff
+      const stream = numberAt(all, at + 5) & 0x7fff_ffff
       yield { type, flags, stream, payload: all.subarray(at + headLength, end) }
       at = end
     }

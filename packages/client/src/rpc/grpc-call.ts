@@ -1,6 +1,7 @@
 import { buildInfo } from '@isula-build/shared/build-info.js'
 import { endTurn } from '../turn.js'
 import { CallError, clientStatus, statusOf, statusOfFailure } from './call-status.js'
+import { numberAt, putNumber } from './frames.js'
 import type { Headers } from './hpack.js'
 import { type Http2Session, streamWindow } from './http2-session.js'
 
@@ -29,11 +30,15 @@ export function startCall(session: Http2Session, path: string): GrpcCall {
   let trailers: Headers = []
   let outcome: { readonly error: CallError | undefined } | undefined
   let ended = false
-  let wake: () => void = () => undefined
+  let wake: (() => void) | undefined
+  const wakeReader = (): void => {
+    wake?.()
+    wake = undefined
+  }
 
   const finish = (error: CallError | undefined): void => {
     outcome ??= { error }
-    wake()
+    wakeReader()
   }
   const fail = (error: CallError): void => {
     if (outcome !== undefined) return
@@ -43,7 +48,7 @@ export function startCall(session: Http2Session, path: string): GrpcCall {
   const assembler = createAssembler((message) => {
     queue.push(message)
     queued += message.length
-    wake()
+    wakeReader()
   })
   const stream = session.open(requestHeaders(path), {
     headers(list) {
@@ -98,7 +103,7 @@ export function startCall(session: Http2Session, path: string): GrpcCall {
       if (outcome !== undefined || ended) return false
       ended = last
       const prefix = Buffer.alloc(prefixLength)
-      prefix.writeUInt32BE(message.length, 1)
+      putNumber(prefix, 1, message.length)
       const parts = message.length <= joined ? [Buffer.concat([prefix, message])] : [prefix, message]
       const sent = parts.map((part, at) => stream.send(part, last && at === parts.length - 1))
       endTurn()
@@ -148,7 +153,7 @@ function createAssembler(take: (message: Buffer) => void): Assembler {
         const all = parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts)
         if (all[0] !== 0) return 'the daemon compressed a message that nobody asked it to'
         parts = [all]
-        wanted = prefixLength + all.readUInt32BE(1)
+        wanted = prefixLength + numberAt(all, 1)
         if (size < wanted) break
         take(all.subarray(prefixLength, wanted))
         size -= wanted

@@ -9,6 +9,7 @@ import {
   frameType,
   initialWindow,
   largestWindow,
+  numberAt,
   numberFrame,
   ProtocolError,
   preface,
@@ -242,8 +243,8 @@ function createSession(connect: (events: PipeEvents) => BytePipe, events: Sessio
   function receiveSettings(payload: Buffer): void {
     if (payload.length % 6 !== 0) throw new ProtocolError('settings of a wrong length')
     for (let at = 0; at < payload.length; at += 6) {
-      const value = payload.readUInt32BE(at + 2)
-      const id = payload.readUInt16BE(at)
+      const value = numberAt(payload, at + 2)
+      const id = numberAt(payload, at) >>> 16
       if (id === setting.maxFrame) maxFrame = value
       if (id === setting.initialWindow) {
         if (value > largestWindow) throw new ProtocolError('a window larger than possible')
@@ -367,5 +368,5 @@ function createSession(connect: (events: PipeEvents) => BytePipe, events: Sessio
 
 function numberIn(payload: Buffer): number {
   if (payload.length < 4) throw new ProtocolError('a frame without its number')
-  return payload.readUInt32BE(0) & 0x7fff_ffff
+  return numberAt(payload, 0) & 0x7fff_ffff
 }

@@ -4,7 +4,8 @@ export interface WireWriter {
   pos: number
 }
 
-const loneSurrogate = /\p{Surrogate}/u
+// Named by its range: a property would be looked up in the tables of all characters at each start.
+const loneSurrogate = /[\ud800-\udfff]/u
 
 export function createWriter(): WireWriter {
   return { bytes: Buffer.allocUnsafe(256), pos: 0 }
