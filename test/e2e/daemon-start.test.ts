@@ -178,7 +178,7 @@ describe.skipIf(!isRoot)('while a daemon starts', () => {
     rmSync(at('etc/policy.json'))
     started.goOn()
     expect(await started.ended).toBe(1)
-    expect(started.output()).toMatch(/policy\.json is missing\n$/)
+    expect(started.output()).toMatch(/policy\.json is missing\n/)
     for (const { ended, output } of callers) {
       expect(await ended).toBe(125)
       expect(output()).toMatch(/isula-builder could not start: \S+policy\.json is missing\n.*journalctl/)

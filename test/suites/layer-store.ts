@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { lstat, mkdir, readFile, readlink, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { LayerId, LayerStore, Lease } from '../../packages/builder-daemon/src/ports/layer-store.js'
 import { diffIdOf, publishContent } from '../support/temporary-store.js'
@@ -193,6 +194,16 @@ export function layerStoreSuite(name: string, open: () => Promise<OpenLayers>): 
         id: first.id,
       })
       await store.layers.hold([first.id, stranger.id], lease)
+    })
+
+    test('a flush that ends after its layer has become suspect does not clear it', async () => {
+      const first = await publishContent(store, lease, unique())
+      const second = await publishContent(store, lease, unique(), { sharesWith: first.id })
+      await writeFile(join(store.layers.directory(second.id), 'diff', 'content'), 'spoilt')
+      await store.layers.reportDamage(first.id)
+      // Published layers are flushed together a moment after; see openAt.
+      await setTimeout(500)
+      await expect(store.layers.hold([second.id], lease)).rejects.toMatchObject({ code: 'ISB_IMAGE_DAMAGED' })
     })
 
     test('trusts nothing that shares files with a layer that was damaged while it was made', async () => {

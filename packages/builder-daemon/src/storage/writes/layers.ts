@@ -230,9 +230,9 @@ export const layerWrites = {
     return held
   }),
 
-  /** A background flush ended well. */
+  /** A background flush ended well, which clears nothing that has become suspect meanwhile. */
   markSynced: ordered((tx, p: { readonly ids: readonly string[] }) => {
-    for (const id of p.ids) tx.run('UPDATE layers SET synced = 1 WHERE id = ?', id)
+    for (const id of p.ids) tx.run('UPDATE layers SET synced = 1 WHERE id = ? AND epoch = ?', id, tx.epoch)
   }),
 
   /** The content was recomputed and is right, though it may still be in the page cache only. */
