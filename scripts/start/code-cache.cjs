@@ -1,6 +1,7 @@
 'use strict'
-// Runs a bundle from V8's code cache, so that a start compiles nothing. `NAME.js` is the bundle, the function of a CommonJS
-// module, whose first line says which one it is; beside it lies `NAME.cache`, made by the build and made anew when Node.js is another one. Without a usable cache everything works as well, only later.
+// Runs a bundle from V8's code cache, so that a start compiles nothing. `NAME.js` is the bundle, the function of a
+// CommonJS module, whose first line says which one it is; beside it lies `NAME.cache`, made by the build and made anew
+// when Node.js is another one. Without a usable cache everything works as well, only later.
 const {
   closeSync,
   fchmodSync,
@@ -48,14 +49,26 @@ function openCache(path) {
  */
 function readCache(file, room, head) {
   const data = room.subarray(head.length)
-  if (data.length === 0 || !fill(file, room) || !room.subarray(0, head.length).equals(head)) return undefined
+  try {
+    return isWhole(file, room, head) && isRepeated(file, data) ? data : undefined
+  } catch {
+    // The disk does not give it: the bundle is compiled.
+    return undefined
+  }
+}
+
+function isWhole(file, room, head) {
+  return fill(file, room) && room.subarray(0, head.length).equals(head)
+}
+
+function isRepeated(file, data) {
   const second = Buffer.allocUnsafeSlow(Math.min(compared, data.length))
   for (let at = 0; at < data.length; at += compared) {
     const wanted = data.subarray(at, at + compared)
     const part = second.subarray(0, wanted.length)
-    if (!fill(file, part) || !part.equals(wanted)) return undefined
+    if (!fill(file, part) || !part.equals(wanted)) return false
   }
-  return data
+  return true
 }
 
 /** Reads on until `bytes` are full; whether there was as much. */
